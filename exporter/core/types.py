@@ -1,0 +1,129 @@
+"""The few types that every room shares: Family, Series, Sample, Reading, Advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram", "summary"]
+
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One word of the catalogue.
+
+    `name` is the name users query (a counter's ends in `_total`); `labels` are the allowed label names in the
+    order in which they are shown; `closed` gives for a label its whole set of values; `parent` names the family
+    whose series decide which closed values exist at 0; `order` is the family's place on the page.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+    order: int
+    closed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parent: str | None = None
+    experimental: bool = False
+
+
+def number(value: float) -> str:
+    """A float as the exposition formats write it: `1.0`, `0.25`, `1e-05`, `NaN`, `+Inf`, `-Inf`."""
+    if value - value == 0.0:
+        return repr(value)
+    if value != value:
+        return "NaN"
+    return "+Inf" if value > 0 else "-Inf"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """A family with label values: one line of the page, without its value.
+
+    Made once for each target by a `SeriesTable`, so identity is equality. `prefix` is the line's bytes up to
+    and including the space before the value; `sort` is its place within the family.
+    """
+
+    family: Family
+    labels: tuple[tuple[str, str], ...]
+    suffix: str
+    le: float | None
+    prefix: bytes
+    sort: tuple[tuple[tuple[str, str], ...], int, float]
+
+    def get(self, label: str) -> str | None:
+        """The value of `label`, or None where this series does not have it."""
+        for name, value in self.labels:
+            if name == label:
+                return value
+        return None
+
+
+_SUFFIX_ORDER = {"": 0, "_bucket": 1, "_count": 2, "_sum": 3}
+
+
+class SeriesTable:
+    """Makes each Series once. One table a target, with the labels that every series of the target carries."""
+
+    def __init__(self, constant: Mapping[str, str]) -> None:
+        self._constant = dict(constant)
+        self._made: dict[tuple[object, ...], Series] = {}
+
+    def __call__(
+        self, family: Family, labels: Iterable[tuple[str, str]] = (), suffix: str = "", le: float | None = None
+    ) -> Series:
+        """The series of `family` with `labels`, beside the table's own; order of `labels` does not matter."""
+        given = self._constant | {name: value for name, value in labels if value}
+        ordered = tuple((name, given.pop(name)) for name in family.labels if name in given)
+        ordered += tuple(sorted(given.items()))
+        key = (family.name, ordered, suffix, le)
+        series = self._made.get(key)
+        if series is None:
+            shown = [f'{name}="{value.translate(_ESCAPES)}"' for name, value in ordered]
+            if le is not None:
+                shown.append(f'le="{number(le)}"')
+            text = family.name + suffix + ("{" + ",".join(shown) + "} " if shown else " ")
+            sort = (ordered, _SUFFIX_ORDER[suffix], inf if le is None else le)
+            series = Series(family, ordered, suffix, le, text.encode(), sort)
+            self._made[key] = series
+        return series
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+Sample = tuple[Series, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something a target could tell but does not, and the exact line that switches it on."""
+
+    missing: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One read of one target: its samples, or why there are none.
+
+    `at` is Unix time in seconds when the read ended, `seconds` how long the upstream took; `reason` is one of
+    `exporter.core.errors.REASONS`, None where the read succeeded; `error` is a sentence for people.
+    """
+
+    target: str
+    at: float
+    seconds: float
+    samples: tuple[Sample, ...] = ()
+    reason: str | None = None
+    error: str = ""
+    advice: tuple[Advice, ...] = ()
+    version: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is None
