@@ -12,7 +12,7 @@ Kind = Literal["counter", "gauge", "histogram", "summary"]
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Family:
     """One word of the catalogue.
 
@@ -70,14 +70,18 @@ class SeriesTable:
     """Makes each Series once. One table a target, with the labels that every series of the target carries."""
 
     def __init__(self, constant: Mapping[str, str]) -> None:
-        self._constant = dict(constant)
+        self.constant = dict(constant)
         self._made: dict[tuple[object, ...], Series] = {}
 
     def __call__(
-        self, family: Family, labels: Iterable[tuple[str, str]] = (), suffix: str = "", le: float | None = None
+        self,
+        family: Family,
+        labels: Iterable[tuple[str, str]] = (),
+        suffix: str = "",
+        le: float | None = None,
     ) -> Series:
         """The series of `family` with `labels`, beside the table's own; order of `labels` does not matter."""
-        given = self._constant | {name: value for name, value in labels if value}
+        given = self.constant | {name: value for name, value in labels if value}
         ordered = tuple((name, given.pop(name)) for name in family.labels if name in given)
         ordered += tuple(sorted(given.items()))
         key = (family.name, ordered, suffix, le)

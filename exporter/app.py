@@ -1,0 +1,308 @@
+"""The exporter, wired together: what is configured or found is watched, and the board is served."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import exposition as classic
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from exporter import __version__
+from exporter.catalogue import families
+from exporter.config.load import ConfigError
+from exporter.config.model import Config, TargetConfig
+from exporter.core.board import Board, Health
+from exporter.core.errors import ReadError
+from exporter.core.fetch import Upstream, session
+from exporter.core.poll import Watch
+from exporter.core.source import Context, Source, source_map
+from exporter.core.state import Store
+from exporter.core.total import Totals
+from exporter.core.types import Sample, SeriesTable
+from exporter.insight import Insight, Settings
+from exporter.sources import sources
+from exporter.text.difference import Difference, Limits
+from exporter.text.negotiate import Format
+from exporter.web.server import TargetView, application, serve
+
+LOOK_AGAIN = 15.0
+"""Seconds between two looks for upstreams that were not found on this machine."""
+LOOK_TIMEOUT = 3.0
+"""Seconds in which an upstream that is looked for must answer."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One target's parts. They belong together and are made together."""
+
+    source: Source
+    totals: Totals
+    reader: Difference
+    insight: Insight
+
+
+def assemble(
+    config: Config,
+    target: TargetConfig,
+    client: aiohttp.ClientSession,
+    store: Store | None,
+    *,
+    everything: bool = False,
+) -> Parts:
+    """The parts that read a target; without a store nothing is remembered, as at a first start.
+
+    With `everything` the upstream is asked for all that it has, also what is not mapped.
+    """
+    kind = sources()[target.source]
+    table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
+    saved, from_zero = store.load(target.target_name, target.url) if store is not None else (None, False)
+    totals = Totals(
+        source_map(target.source),
+        table,
+        keep=target.keep,
+        max_series=config.limits.series,
+        saved=saved,
+        from_zero=from_zero,
+    )
+    reader = Difference(totals, Limits(body=config.limits.body))
+    upstream = Upstream(client, target.url, getattr(target, "secret", lambda: None))
+    source = kind(target, Context(upstream, table, totals, reader, everything))
+    score = config.score
+    settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
+    return Parts(source, totals, reader, Insight(settings, table))
+
+
+@dataclass(slots=True)
+class Watched:
+    """A target that is being watched."""
+
+    config: TargetConfig
+    watch: Watch
+    task: asyncio.Task[None]
+    found: bool  # by detection, not by configuration
+
+
+class App:
+    """The running exporter. `load` reads the configuration anew, and raises ConfigError where it is bad."""
+
+    def __init__(
+        self, config: Config, load: Callable[[], Config], store: Store, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self.config = config
+        self._load = load
+        self._store = store
+        self._environ = environ
+        self._targets: dict[str, Watched] = {}
+        self._unrecognised: dict[str, TargetConfig] = {}
+        self._missing: dict[str, str] = {}
+        self._looked = False
+        self._reloaded = (True, time.time())
+        self._table = SeriesTable({})
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self.board = Board(self._own, self._process)
+        self._client: aiohttp.ClientSession | None = None
+        self._group: asyncio.TaskGroup | None = None
+
+    # -- what the web room shows ---------------------------------------------------------------------------------
+
+    def page(self, format: Format) -> bytes:  # noqa: A002 - the field's word
+        return self.board.page(format)
+
+    def ready(self) -> bool:
+        """Whether what was configured and found has been read once, however that ended."""
+        return self._looked and all(target.watch.health.reading is not None for target in self._targets.values())
+
+    def targets(self) -> Sequence[TargetView]:
+        return [self._view(self._targets[name]) for name in sorted(self._targets)]
+
+    def looked_for(self) -> Sequence[str]:
+        return list(self._missing.values())
+
+    @staticmethod
+    def _view(target: Watched) -> TargetView:
+        health = target.watch.health
+        reading = health.reading
+        return TargetView(
+            name=health.target,
+            source=health.source,
+            url=target.config.url,
+            state="waiting" if reading is None else "up" if reading.ok else "down",
+            error=reading.error if reading else "",
+            interval=health.interval,
+            read_seconds=reading.seconds if reading else None,
+            last_success=health.success,
+            series=len(reading.samples) if reading else 0,
+            version=reading.version if reading else None,
+            advice=reading.advice if reading else (),
+        )
+
+    def _own(self) -> list[Sample]:
+        known, table = families(), self._table
+        taken, at = self._reloaded
+        return [
+            (table(known["llm_exporter_build_info"], [("version", __version__)]), 1.0),
+            (table(known["llm_exporter_config_last_reload_successful"]), float(taken)),
+            (table(known["llm_exporter_config_last_reload_success_timestamp_seconds"]), at),
+        ]
+
+    def _process(self, form: Format) -> bytes:
+        """prometheus-client's own words about this process, without the end mark."""
+        if form is Format.OPENMETRICS:
+            made: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]  # theirs
+            return made.removesuffix(b"# EOF\n")
+        return classic.generate_latest(self._registry)
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises AddressTaken where the port cannot be had."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, stop.set)
+        web = await serve(application(self, reload=self.config.reload, version=__version__), self.config.address)
+        log.info("listening", address=self.config.listen, version=__version__)
+        async with session() as self._client:
+            with suppress(asyncio.CancelledError):
+                async with asyncio.TaskGroup() as self._group:
+                    loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+                    work = self._group.create_task(self._work())
+                    await stop.wait()
+                    log.info("stopping")
+                    await web.cleanup()
+                    work.cancel()
+                    for target in self._targets.values():
+                        target.task.cancel()
+        self._store.close()
+
+    def _hang_up(self) -> None:
+        assert self._group is not None  # noqa: S101 - signals are handled within the group
+        self._group.create_task(self.reload())
+
+    async def _work(self) -> None:
+        """Start what is configured, then look for what runs here, again and again."""
+        self._apply(self.config)
+        first = True
+        while True:
+            await self._look(first)
+            self._looked = True
+            first = False
+            await asyncio.sleep(LOOK_AGAIN)
+
+    async def reload(self) -> str | None:
+        """Read the configuration again. A bad one is refused whole, and the running one stays."""
+        try:
+            config = self._load()
+        except ConfigError as error:
+            self._reloaded = (False, self._reloaded[1])
+            self.board.refresh()
+            log.warning("configuration refused, the one before stays in force", problems=list(error.problems))
+            return str(error)
+        if config.address != self.config.address:
+            log.warning("a changed `listen` takes a restart", listen=config.listen)
+        self.config = config
+        self._reloaded = (True, time.time())
+        self._apply(config)
+        self.board.refresh()
+        log.info("configuration taken", targets=len(config.targets))
+        return None
+
+    def _apply(self, config: Config) -> None:
+        """Watch what is configured: what is unchanged goes on, what is gone or changed is stopped and started anew."""
+        wanted = {target.target_name: target for target in config.targets}
+        for name, watched in list(self._targets.items()):
+            gone = name not in wanted and not (watched.found and config.detect)
+            changed = name in wanted and wanted[name] != watched.config
+            if gone or changed:
+                self._stop(name)
+        self._unrecognised = {name: target for name, target in wanted.items() if target.source == "auto"}
+        for name, target in wanted.items():
+            if target.source != "auto" and name not in self._targets:
+                self._start(target)
+
+    def _stop(self, name: str) -> None:
+        watched = self._targets.pop(name)
+        watched.watch.save()
+        watched.task.cancel()
+        self.board.drop(name)
+
+    def _start(self, target: TargetConfig, *, found: bool = False) -> None:
+        assert self._client is not None  # noqa: S101 - made before anything is started
+        assert self._group is not None  # noqa: S101
+        parts = assemble(self.config, target, self._client, self._store)
+        health = Health(target.source, target.target_name, target.labels)
+        watch = Watch(
+            parts.source,
+            parts.totals,
+            parts.reader,
+            parts.insight,
+            url=target.url,
+            interval=target.interval or self.config.interval,
+            timeout=target.timeout or self.config.timeout,
+            exclude=frozenset(target.exclude),
+            health=health,
+            board=self.board,
+            store=self._store,
+        )
+        self.board.watch(health)
+        task = self._group.create_task(watch.run(), name=target.target_name)
+        self._targets[target.target_name] = Watched(target, watch, task, found)
+
+    # -- finding what runs here ----------------------------------------------------------------------------------
+
+    async def _look(self, first: bool) -> None:
+        """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
+        self._missing = {}
+        for name, target in list(self._unrecognised.items()):
+            kind = await self._kind_of(target.url)
+            if kind is None:
+                self._missing[name] = f"{target.url}: nothing there that is known ({', '.join(sources())})"
+            else:
+                log.info("recognised", target=name, source=kind, url=target.url)
+                del self._unrecognised[name]
+                self._start(sources()[kind].Config(**(target.model_dump(exclude={"source"}) | {"source": kind})))
+        if not self.config.detect:
+            return
+        for kind, source in sources().items():
+            for target in source.candidates(self._environ):
+                if target.target_name in self._targets:
+                    continue
+                problem = await self._problem_with(source, target.url)
+                if problem is None:
+                    log.info("found", source=kind, url=target.url)
+                    self._start(target, found=True)
+                else:
+                    self._missing[target.target_name] = f"{kind} at {target.url}: {problem}"
+                    if first:
+                        log.info("not found, will be looked for again", source=kind, url=target.url, problem=problem)
+
+    async def _kind_of(self, url: str) -> str | None:
+        for kind, source in sources().items():
+            if await self._problem_with(source, url) is None:
+                return kind
+        return None
+
+    async def _problem_with(self, source: type[Source], url: str) -> str | None:
+        """Why this is no such source, or None where it is."""
+        assert self._client is not None  # noqa: S101 - made before anything is looked for
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                known = await source.recognise(Upstream(self._client, url))
+        except ReadError as error:
+            return str(error)
+        except TimeoutError:
+            return f"no answer within {LOOK_TIMEOUT:g} s"
+        return None if known else "something else answers there"

@@ -1,0 +1,224 @@
+"""The command line: serve (the default), check, read."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from exporter import __version__
+from exporter.app import App, Parts, assemble
+from exporter.config.load import ConfigError, load
+from exporter.config.model import Config, TargetConfig
+from exporter.config.values import SecretError
+from exporter.core.board import Board, Health
+from exporter.core.fetch import session
+from exporter.core.poll import Watch
+from exporter.core.state import Store, default_directory
+from exporter.core.types import Reading
+from exporter.sources import sources
+from exporter.text.negotiate import Format
+from exporter.text.render import page
+from exporter.web.server import AddressTaken
+
+DESCRIPTION = """\
+Reads LiteLLM and says what it finds in one vocabulary on :9400/metrics.
+Without arguments it finds what runs on this machine. With --config it reads what the file says.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llm-exporter", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"llm-exporter {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    serve = commands.add_parser("serve", help="serve :9400/metrics (what happens without a command, too)")
+    for known in (parser, serve):
+        known.add_argument("--config", type=Path, metavar="FILE", help="YAML file; without it, what runs here is found")
+        known.add_argument("--listen", metavar="[HOST]:PORT", help="address to serve on (default :9400, all addresses)")
+        known.add_argument("--interval", metavar="TIME", help="time between reads of a target (default 5s)")
+        known.add_argument("--state-directory", type=Path, metavar="DIR", help="where totals are kept over restarts")
+        known.add_argument("--enable-reload", action="store_true", default=None, help="allow POST /-/reload")
+        known.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
+        known.add_argument("--log-format", choices=("text", "json"), help="default text")
+
+    check = commands.add_parser("check", help="check a configuration file, then read each of its targets once")
+    check.add_argument("file", type=Path)
+    check.add_argument("--offline", action="store_true", help="only check the file")
+
+    read = commands.add_parser("read", help="read one upstream once; print what would be shown, and what not and why")
+    read.add_argument("source", choices=sorted(sources()))
+    read.add_argument("url")
+    read.add_argument("--api-key-file", metavar="FILE", help="file with the key (else LITELLM_API_KEY)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0, 1 for something that failed, 2 for something written wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "check":
+            return asyncio.run(_check(options.file, offline=options.offline))
+        if options.command == "read":
+            return asyncio.run(_read(options.source, options.url, options.api_key_file))
+        return _serve(options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (AddressTaken, SecretError) as error:
+        print(f"llm-exporter: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(options: argparse.Namespace) -> int:
+    flags = _flags(options)
+
+    def configured() -> Config:
+        config = load(options.config) if options.config is not None else Config(detect=True)
+        return config.model_copy(update=flags)
+
+    config = configured()
+    _log_to(config.log_format, config.log_level)
+    directory = Path(config.state_directory) if config.state_directory else default_directory(os.environ)
+    asyncio.run(App(config, configured, Store(directory)).run())
+    return 0
+
+
+def _flags(options: argparse.Namespace) -> dict[str, object]:
+    """What flags say, as checked as the file's own keys. Raises ConfigError."""
+    given: dict[str, object] = {
+        "listen": options.listen,
+        "interval": options.interval,
+        "state_directory": str(options.state_directory) if options.state_directory else None,
+        "reload": options.enable_reload,
+        "log_level": options.log_level,
+        "log_format": options.log_format,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        checked = Config(**given)  # type: ignore[arg-type]  # argparse knows strings; the model checks them
+    except ValidationError as error:
+        raise ConfigError(
+            tuple(
+                f"--{str(mistake['loc'][0]).replace('_', '-')}: {mistake['msg'].removeprefix('Value error, ')}"
+                for mistake in error.errors()
+            )
+        ) from None
+    return {name: getattr(checked, name) for name in given}
+
+
+def _log_to(form: str, level: str) -> None:
+    """Log to standard error, as text for people or one JSON object a line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if form == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+async def _once(config: Config, target: TargetConfig, *, everything: bool = False) -> tuple[Reading, Parts]:
+    """Read a target once, as the exporter would, without its memory."""
+    async with session() as client:
+        parts = assemble(config, target, client, None, everything=everything)
+        board = Board()
+        health = Health(target.source, target.target_name, target.labels)
+        board.watch(health)
+        watch = Watch(
+            parts.source,
+            parts.totals,
+            parts.reader,
+            parts.insight,
+            url=target.url,
+            interval=target.interval or config.interval,
+            timeout=target.timeout or config.timeout,
+            exclude=frozenset(target.exclude),
+            health=health,
+            board=board,
+            store=None,
+        )
+        return await watch.read(), parts
+
+
+async def _check(file: Path, *, offline: bool) -> int:
+    config = load(file)
+    _log_to("text", "error")
+    print(f"{file}: fine, {len(config.targets)} targets, detection {'on' if config.detect else 'off'}")
+    if offline:
+        return 0
+    for target in config.targets:
+        if target.source == "auto":
+            print(f"  {target.target_name}: will be recognised by what it answers")
+            continue
+        reading, _ = await _once(config, target)
+        if reading.ok:
+            print(f"  {target.target_name}: up, {len(reading.samples)} series in {reading.seconds:.2f} s")
+        else:
+            print(f"  {target.target_name}: down ({reading.reason}): {reading.error}")
+        _print_advice(reading, sys.stdout)
+    return 0
+
+
+def _print_advice(reading: Reading, to: object) -> None:
+    for advice in reading.advice:
+        print(f"    missing: {advice.missing}; switch it on with:", file=to)  # type: ignore[call-overload]
+        for line in advice.remedy.splitlines():
+            print(f"      {line}", file=to)  # type: ignore[call-overload]
+
+
+async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str, str] = os.environ) -> int:
+    _log_to("text", "error")
+    try:
+        target = sources()[kind].at(
+            url, dict(environ) | ({f"{kind.upper()}_API_KEY_FILE": key_file} if key_file else {})
+        )
+    except ValidationError as error:
+        raise ConfigError(tuple(f"{url}: {mistake['msg']}" for mistake in error.errors())) from None
+    reading, parts = await _once(Config(), target, everything=True)
+    if not reading.ok:
+        print(f"{url}: {reading.reason}: {reading.error}", file=sys.stderr)
+        return 1
+    sys.stdout.write(page([reading.samples], Format.TEXT).decode())
+    _print_left_out(reading, parts)
+    return 0
+
+
+def _print_left_out(reading: Reading, parts: Parts) -> None:
+    """What the upstream said and the page does not, by reason and family, on standard error."""
+    left: dict[str, Counter[str]] = {}
+    for identity, known in parts.reader.lines():
+        reason = parts.totals.why_left_out(known, identity)
+        if reason is not None:
+            left.setdefault(reason, Counter())[identity.partition(b"{")[0].decode(errors="replace")] += 1
+    err = sys.stderr
+    print(
+        f"\nread in {reading.seconds:.2f} s: {parts.reader.samples} samples → {len(reading.samples)} series", file=err
+    )
+    for reason, names in sorted(left.items()):
+        print(f"left out, {reason}:", file=err)
+        for name, count in sorted(names.items()):
+            print(f"  {name} ({count})", file=err)
+    print("left out, because it takes two reads: what is made of differences (TPOT, scores, savings)", file=err)
+    _print_advice(reading, err)

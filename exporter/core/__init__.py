@@ -1,0 +1,1 @@
+"""How numbers get from an upstream to the page: types, fetching, mapping, totals, polling, the board."""

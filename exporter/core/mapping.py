@@ -1,0 +1,265 @@
+"""From an upstream's words to ours: what `map.yaml` says, checked at load and applied to a line once.
+
+A map is a list of rules. A rule feeds one of our families from an ordered list of upstream names, newest first, which
+are alternatives and never added; several rules for one family are different events and add up. What a rule says of
+labels is worked out when a line is seen for the first time; from then on the line is known by its bytes, so nothing
+here needs to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+from exporter.catalogue import COMMON, rules_of
+from exporter.core.types import Family, Kind
+
+Merge = Literal["sum", "max", "min", "none"]
+Labels = Mapping[str, str]
+
+KEPT_VALUES = 20
+"""An upstream label that the configuration keeps shows this many values; the rest is `other`."""
+
+_HISTOGRAM = ("_bucket", "_count", "_sum")
+_MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "tables", "families", "internal"}
+_RULE_KEYS = {
+    "from", "labels", "constant", "scale", "add", "merge", "copies", "only", "drop", "when", "type",
+}  # fmt: skip
+
+
+class MapError(Exception):
+    """A map that cannot be right. The message names the source, the family and what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a line's labels must look like: patterns by upstream label; an absent label reads as ''."""
+
+    patterns: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def holds(self, labels: Labels) -> bool:
+        return all(
+            any(fnmatchcase(labels.get(name, ""), pattern) for pattern in patterns) for name, patterns in self.patterns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Where one label of ours comes from.
+
+    The first of the upstream labels `names` that is present; or the value of the first of `cases` that holds; or,
+    with `table`, what the table knows of the upstream label `key`, and `names` only where it knows nothing.
+    """
+
+    names: tuple[str, ...] = ()
+    cases: tuple[tuple[str, Condition], ...] = ()
+    otherwise: str | None = None
+    table: str | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One way in which a family is fed. `key` names it in the state file."""
+
+    key: str
+    family: Family
+    sources: tuple[str, ...]
+    labels: tuple[tuple[str, Pick], ...]
+    constant: tuple[tuple[str, str], ...]
+    scale: float
+    add: float
+    merge: Merge
+    copies: frozenset[str]
+    only: tuple[Condition, ...]
+    drop: tuple[Condition, ...]
+    when: frozenset[str]
+
+    @property
+    def internal(self) -> bool:
+        """Whether what the rule feeds is for our own code alone."""
+        return self.family.order < 0
+
+    @property
+    def lookups(self) -> Iterator[tuple[str, str]]:
+        """Each table that a label of this rule is looked up in, with the upstream label looked up."""
+        return ((pick.table, pick.key) for _, pick in self.labels if pick.table is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a line goes: the rule, which of its alternatives, our labels, and the part of a histogram."""
+
+    rule: Rule
+    alternative: int
+    labels: tuple[tuple[str, str], ...]
+    suffix: str
+    le: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What one upstream label says of another, learnt from lines that have both."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+def _listed(given: Any) -> tuple[str, ...]:
+    return tuple(str(item) for item in given) if isinstance(given, list) else (str(given),)
+
+
+def _conditions(given: Any) -> tuple[Condition, ...]:
+    return tuple(
+        Condition(tuple((name, _listed(patterns)) for name, patterns in condition.items())) for condition in given
+    )
+
+
+def _pick(given: Any) -> Pick:
+    if not isinstance(given, dict):
+        return Pick(names=_listed(given))
+    if "lookup" in given:
+        return Pick(names=_listed(given.get("else", [])), table=given["lookup"], key=given["by"])
+    cases = tuple(
+        (case["is"], _conditions([{name: value for name, value in case.items() if name != "is"}])[0])
+        for case in given["cases"]
+    )
+    return Pick(cases=cases, otherwise=given.get("else"))
+
+
+class SourceMap:
+    """A source's whole map. `what` names it in errors; `families` is the catalogue it is checked against."""
+
+    def __init__(self, what: str, given: Mapping[str, Any], families: Mapping[str, Family]) -> None:
+        self._what = what
+        self._refuse_unknown("the map", given, _MAP_KEYS)
+        self.identity: str | None = given.get("identity")
+        self.layer: str | None = given.get("layer")
+        self._absent = frozenset("" if value is None else str(value) for value in given.get("absent", ("",)))
+        self.copies = frozenset(given.get("copies", ()))
+        self._drop = _conditions(given.get("drop", ()))
+        self.tables = {
+            name: Table(table["key"], _listed(table["value"])) for name, table in given.get("tables", {}).items()
+        }
+        self.rules = tuple(self._rules(given, families))
+        self._by_sample: dict[str, list[tuple[Rule, int, str]]] = {}
+        for rule in self.rules:
+            for index, source in enumerate(rule.sources):
+                suffixes = _HISTOGRAM if rule.family.kind == "histogram" else ("",)
+                for suffix in suffixes:
+                    self._by_sample.setdefault(source + suffix, []).append((rule, index, suffix))
+
+    def _refuse_unknown(self, where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+        if unknown := set(given) - set(known):
+            raise MapError(f"{self._what}: {where}: unknown {sorted(unknown)} (write one of {sorted(known)})")
+
+    def _rules(self, given: Mapping[str, Any], families: Mapping[str, Family]) -> Iterator[Rule]:
+        for name, entry in given["families"].items():
+            family = families.get(name)
+            if family is None:
+                raise MapError(f"{self._what}: {name} is not in the catalogue (declare it in exporter/catalogue)")
+            for index, rule in enumerate(rules_of(entry)):
+                yield self._rule(f"{name}#{index}" if index else name, family, rule)
+        for name, rule in given.get("internal", {}).items():
+            labels = tuple(rule.get("labels", {}))
+            kind: Kind = rule.get("type", "counter")
+            yield self._rule(name, Family(name, kind, "", (*COMMON, "layer", *labels), order=-1), rule)
+
+    def _rule(self, key: str, family: Family, given: Mapping[str, Any]) -> Rule:
+        self._refuse_unknown(key, given, _RULE_KEYS)
+        if family.kind == "summary":
+            raise MapError(f"{self._what}: {key}: a summary is made by code, not by a map")
+        picks = {name: _pick(pick) for name, pick in given.get("labels", {}).items()}
+        constant = {name: str(value) for name, value in given.get("constant", {}).items()}
+        if self.layer and "layer" in family.labels:
+            constant.setdefault("layer", self.layer)
+        for name in (*picks, *constant):
+            if name not in family.labels:
+                raise MapError(f"{self._what}: {key}: {family.name} has no label {name} (it has {family.labels})")
+        for name, values in family.closed.items():
+            if extra := _told(name, picks.items(), constant.items()) - set(values):
+                raise MapError(f"{self._what}: {key}: {name}={sorted(extra)} is not one of {values}")
+        merge = given.get("merge", "none" if family.kind == "gauge" else "sum")
+        if merge not in get_args(Merge) or (family.kind != "gauge" and merge != "sum"):
+            raise MapError(f"{self._what}: {key}: merge: {merge} (write sum, max, min or none; for gauges only)")
+        for pick in picks.values():
+            if pick.table is not None and pick.table not in self.tables:
+                raise MapError(f"{self._what}: {key}: no table {pick.table} (it has {sorted(self.tables)})")
+        return Rule(
+            key=key,
+            family=family,
+            sources=tuple(given["from"]),
+            labels=tuple(picks.items()),
+            constant=tuple(constant.items()),
+            scale=float(given.get("scale", 1.0)),
+            add=float(given.get("add", 0.0)),
+            merge=merge,
+            copies=frozenset(given.get("copies", self.copies)),
+            only=_conditions(given.get("only", ())),
+            drop=(*self._drop, *_conditions(given.get("drop", ()))),
+            when=frozenset(given.get("when", ())),
+        )
+
+    @property
+    def sample_names(self) -> tuple[str, ...]:
+        """Every upstream sample name that the map wants, for upstreams that can filter."""
+        gates = {name for rule in self.rules for name in rule.when}
+        return tuple(sorted(gates | set(self._by_sample) | ({self.identity} if self.identity else set())))
+
+    def wants(self, name: str) -> list[tuple[Rule, int, str]]:
+        """The rules fed by samples of this name: rule, number of the alternative, part of a histogram."""
+        return self._by_sample.get(name, [])
+
+    def present(self, labels: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """A line's labels without those whose value means that there is none."""
+        return {name: value for name, value in labels if value not in self._absent}
+
+    def learn(self, labels: Labels, tables: Mapping[str, dict[str, str]]) -> None:
+        """Take from a line what it says about the tables. What was learnt first stays."""
+        for name, table in self.tables.items():
+            if table.key in labels and labels[table.key] not in tables[name]:
+                for value in table.values:
+                    if value in labels:
+                        tables[name][labels[table.key]] = labels[value]
+                        break
+
+    @staticmethod
+    def place(
+        rule: Rule, labels: Labels, tables: Mapping[str, Mapping[str, str]]
+    ) -> tuple[tuple[str, str], ...] | None:
+        """Our labels for a line under a rule, or None where the rule leaves the line out."""
+        if any(condition.holds(labels) for condition in rule.drop):
+            return None
+        if rule.only and not any(condition.holds(labels) for condition in rule.only):
+            return None
+        ours = dict(rule.constant)
+        for name, pick in rule.labels:
+            value = pick.otherwise
+            if pick.table is not None:
+                value = tables[pick.table].get(labels.get(pick.key, ""))
+            for case, condition in pick.cases:
+                if condition.holds(labels):
+                    value = case
+                    break
+            if value is None:
+                value = next((labels[source] for source in pick.names if source in labels), None)
+            if value is not None:
+                ours[name] = value
+        return tuple(sorted(ours.items()))
+
+    def tells(self, family: Family, label: str) -> frozenset[str]:
+        """The values of a closed label that this upstream can tell."""
+        rules = [rule for rule in self.rules if rule.family is family]
+        return frozenset(told for rule in rules for told in _told(label, rule.labels, rule.constant))
+
+
+def _told(label: str, picks: Iterable[tuple[str, Pick]], constant: Iterable[tuple[str, str]]) -> set[str]:
+    """The values that a rule can give a label, beside those it copies from the upstream."""
+    told = {value for name, value in constant if name == label}
+    for name, pick in picks:
+        if name == label:
+            told.update(value for value, _ in pick.cases)
+            told.update({pick.otherwise} if pick.otherwise else ())
+    return told

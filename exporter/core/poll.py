@@ -1,0 +1,164 @@
+"""Polling: each target at its own interval, on a fixed grid, never twice at once, never for long.
+
+The grid's phase comes from a hash of the target's name, so that targets spread over the interval and each keeps its
+place: jitter from read to read would make `rate()` over short windows wrong. A read takes at most a tenth of the
+upstream's time: one that took 4 s is followed by the next after 40 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from math import ceil
+
+import structlog
+
+from exporter.core.board import Board, Health
+from exporter.core.errors import ReadError
+from exporter.core.source import Source
+from exporter.core.state import Store
+from exporter.core.total import Totals
+from exporter.core.types import Reading, Sample
+from exporter.insight import Insight
+from exporter.text.difference import Difference
+
+SHARE = 10
+"""A read takes at most one part in so many of the upstream's time."""
+REFUSED = (60.0, 300.0)
+"""Seconds until a target that refused a key is asked again: at first, and at most (it doubles)."""
+SAVE = 10.0
+"""Seconds between two writes of a target's state."""
+
+log = structlog.get_logger(__name__)
+
+
+def interval_in_force(configured: float, took: float) -> float:
+    """Seconds between reads: as configured, or the next multiple of it that keeps a read to its share."""
+    return configured * max(1, ceil(took * SHARE / configured))
+
+
+def next_on_grid(now: float, interval: float, name: str) -> float:
+    """The first instant after `now` on the target's grid."""
+    phase = zlib.crc32(name.encode()) / 2**32 * interval
+    return (int((now - phase) // interval) + 1) * interval + phase
+
+
+class Watch:
+    """One target, read again and again onto the board."""
+
+    def __init__(
+        self,
+        source: Source,
+        totals: Totals,
+        reader: Difference,
+        insight: Insight,
+        *,
+        url: str,
+        interval: float,
+        timeout: float,
+        exclude: frozenset[str],
+        health: Health,
+        board: Board,
+        store: Store | None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.health = health
+        self._source = source
+        self._totals = totals
+        self._reader = reader
+        self._insight = insight
+        self._url = url
+        self._configured = interval
+        self._timeout = timeout
+        self._exclude = exclude
+        self._board = board
+        self._store = store
+        self._wall = wall
+        self._refusals = 0
+        self._saved = 0.0
+        self._dirty = False
+        health.interval = interval
+
+    async def run(self) -> None:
+        """Read until cancelled; the state is saved at the end."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                began = loop.time()
+                await self.read()
+                interval = self.health.interval
+                wait = next_on_grid(loop.time(), interval, self.health.target) - loop.time()
+                if loop.time() + wait - began < interval * 0.999 and interval > self._configured:
+                    wait += interval  # the share counts from one read's begin to the next one's
+                await asyncio.sleep(wait)
+        finally:
+            self.save()
+
+    async def read(self) -> Reading:
+        """Read once and publish what came of it. Never raises but when cancelled."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout):
+                result = await self._source.read()
+            samples = self._samples(result.samples)
+            reading = Reading(
+                target=self.health.target,
+                at=self._wall(),
+                seconds=time.monotonic() - began,
+                samples=samples,
+                advice=tuple(result.advice),
+                version=result.version,
+            )
+        except Exception as error:  # noqa: BLE001 - the one place: a target's failure becomes its Reading
+            reading = self._failed(error, time.monotonic() - began)
+        self._dirty |= reading.ok
+        self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
+        self.health.interval = interval_in_force(self._configured, reading.seconds)
+        if self._refusals:
+            wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])
+            self.health.interval = max(self.health.interval, wait)
+        self.health.samples = self._reader.samples
+        self.health.dropped = self._totals.dropped
+        self._tell(reading)
+        self._board.publish(reading)
+        if self._dirty and time.monotonic() - self._saved > SAVE:
+            self.save()
+        return reading
+
+    def _samples(self, own: Sequence[Sample]) -> tuple[Sample, ...]:
+        insights = self._insight.observe(self._totals, own, time.monotonic())
+        samples = [*self._totals.samples(self.health.carried), *own, *insights]
+        return tuple(sample for sample in samples if sample[0].family.name not in self._exclude)
+
+    def _failed(self, error: Exception, seconds: float) -> Reading:
+        if isinstance(error, ReadError):
+            reason, text = error.reason, str(error)
+        elif isinstance(error, TimeoutError):
+            reason = "timeout"
+            text = (
+                f"{self._url} gave no whole answer within {self._timeout:g} s (raise `timeout`, or see why it is slow)"
+            )
+        else:
+            reason = "internal"
+            text = f"a defect of the exporter, please report it: {type(error).__name__}: {error}"
+            log.error("a read failed by a defect of the exporter", target=self.health.target, exc_info=error)
+        return Reading(self.health.target, self._wall(), seconds, reason=reason, error=text)
+
+    def _tell(self, reading: Reading) -> None:
+        """Log where the state of the target changes, and only there."""
+        before = self.health.reading
+        if reading.ok and (before is None or not before.ok):
+            log.info(
+                "target is up", target=reading.target, seconds=round(reading.seconds, 3), series=len(reading.samples)
+            )
+        elif not reading.ok and (before is None or before.reason != reading.reason):
+            log.warning("target is down", target=reading.target, reason=reading.reason, error=reading.error)
+
+    def save(self) -> None:
+        """Write the state, where it has changed."""
+        if self._dirty and self._store is not None:
+            self._store.save(self.health.target, self._url, self._totals.dump())
+            self._saved = time.monotonic()
+            self._dirty = False

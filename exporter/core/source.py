@@ -1,0 +1,95 @@
+"""What a source is: it knows its upstream, and nothing of timeouts, limits, health or rendering."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from exporter.catalogue import families, maps
+from exporter.core.fetch import Answer, Upstream, refuse_markup
+from exporter.core.mapping import SourceMap
+from exporter.core.total import Totals
+from exporter.core.types import Advice, Sample, SeriesTable
+from exporter.text.difference import Difference
+
+if TYPE_CHECKING:
+    from exporter.config.model import TargetConfig
+
+
+@cache
+def source_map(kind: str) -> SourceMap:
+    """The map of a source, checked against the catalogue; an empty one where the source has none."""
+    return SourceMap(f"exporter/sources/{kind}/map.yaml", maps().get(kind, {"families": {}}), families())
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a source is given: its way to the upstream, the target's numbers, and the reader that fills them."""
+
+    upstream: Upstream
+    table: SeriesTable
+    totals: Totals
+    reader: Difference
+    everything: bool = False  # ask for what is not mapped, too: to show what is left out
+    clock: Callable[[], float] = time.monotonic
+
+    async def take(self, answer: Answer, sentinel: bytes = b"") -> bool:
+        """Read an exposition into the totals. Raises ReadError; what a cut body told is kept.
+
+        A whole body without the `sentinel` is not what was asked for: it counts as cut, and False is returned.
+        """
+        refuse_markup(answer)
+        self.reader.begin(openmetrics=answer.openmetrics)
+        tail = b""
+        found = not sentinel
+        try:
+            async for piece in answer.slices():
+                self.reader.feed(piece)
+                if not found:
+                    tail += piece
+                    found = sentinel in tail
+                    tail = tail[-len(sentinel) :]
+            if not found:
+                self.reader.abort()
+                return False
+            self.reader.end()
+        except BaseException:
+            self.reader.abort()
+            raise
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a source adds to its totals after a read: samples of its own, what it could not tell, its version."""
+
+    samples: Sequence[Sample] = ()
+    advice: Sequence[Advice] = field(default=())
+    version: str | None = None
+
+
+class Source(Protocol):
+    """One kind of thing read. A class that fits stands as SOURCE in `exporter/sources/<kind>/__init__.py`."""
+
+    kind: ClassVar[str]
+    Config: ClassVar[type[TargetConfig]]
+
+    def __init__(self, config: Any, context: Context) -> None: ...
+
+    async def read(self) -> Result:
+        """Read the upstream once into the context's totals. Raises ReadError."""
+
+    @staticmethod
+    def at(url: str, environ: Mapping[str, str]) -> TargetConfig:
+        """The target at a URL, with the keys and endpoints that the environment gives."""
+
+    @staticmethod
+    def candidates(environ: Mapping[str, str]) -> Sequence[TargetConfig]:
+        """Where such an upstream may run on this machine."""
+
+    @staticmethod
+    async def recognise(upstream: Upstream) -> bool:
+        """Whether this kind of upstream answers there. Asks without a key; raises ReadError where nothing answers."""

@@ -1,0 +1,681 @@
+"""Totals that never lie: what an upstream's counters gained, whatever happens to their lines.
+
+Many upstream lines (one for each key, user, worker) fall together into one series of ours. An exposed counter is not
+their sum, which would fall when a line vanishes, but what they gained:
+
+- a line that grew adds the difference; one that fell has been reset and adds its whole value;
+- a line that vanishes adds nothing and is remembered for `RETENTION`, so that its return adds what it gained meanwhile;
+  one forgotten and back is a new baseline;
+- another process behind the same URL (its start time tells) adds the whole of each of its values;
+- alternatives of a rule (old and new names) gather side by side; one is shown, and a switch changes no total.
+
+The numbers live in slots: one for each rule, alternative and series. A line keeps its last value and its slots, and
+both move together, so a read that is cut midway loses nothing and counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import inf
+from typing import Any
+from weakref import WeakSet
+
+from exporter.catalogue import families
+from exporter.core.errors import ReadError
+from exporter.core.lines import (
+    RETENTION,
+    CounterLine,
+    CreatedLine,
+    GaugeLine,
+    GaugeSlot,
+    IdentityLine,
+    Known,
+    Output,
+    Refused,
+    Slot,
+)
+from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
+from exporter.core.types import Family, Sample, Series, SeriesTable
+from exporter.text.parse import Line
+
+STEADY = 10
+"""Reads of one process, in a row, after which two that took turns count as one again."""
+LABEL_LENGTH = 512
+"""Characters of a label's value at most; a line with more is left out."""
+
+FINGERPRINTS = 10_000
+"""Forgotten lines that are told from new ones when they come back."""
+
+REFUSALS = {
+    "type": "its TYPE contradicts the map",
+    "limit": "over a limit on series or on a label's length",
+    "histogram": "a bucket without a number in its le",
+}
+"""Why a line that is wanted is not taken, by the reason it is counted under."""
+
+_UNTOLD = (None, "untyped", "unknown")
+
+
+@dataclass(slots=True, eq=False)
+class Undecided:
+    """A line whose place depends on what the rest of the body says."""
+
+    line: Line
+    type: str | None
+    known: Known
+
+
+class Totals:
+    """All numbers of one target. Driven by a reader: `begin`, then `open` or `take` for lines, then `end` or `abort`.
+
+    `saved` is what `dump` gave before the exporter was restarted, None at a first start. With `from_zero` the first
+    values are a baseline and every total begins at 0: right where no state can be kept, because a total that begins at
+    the upstream's value again would be counted again by `increase()`. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        source_map: SourceMap,
+        table: SeriesTable,
+        *,
+        keep: Iterable[str] = (),
+        max_series: int = 100_000,
+        saved: Mapping[str, Any] | None = None,
+        from_zero: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.map = source_map
+        self._table = table
+        self._max_series = max_series
+        self._clock = clock
+        self._saved = saved
+        self._baseline = from_zero and saved is None
+        self._watched = False  # a whole body has been read
+
+        self.read = 0  # number of the read that is under way or was the last
+        self.fallen = 0  # counters that fell within this read
+        self.dropped: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._broken = 0  # samples of histograms without +Inf
+
+        self._outputs: dict[Series, Output] = {}
+        self._slots: dict[tuple[str, int, Series], Slot] = {}
+        self._gauges: dict[tuple[str, Series], GaugeSlot] = {}
+        self._lines: set[CounterLine] = set()
+        self._gone: dict[CounterLine, bytes] = {}
+        self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
+        self._created: WeakSet[CreatedLine] = WeakSet()
+
+        self._tables: dict[str, dict[str, str]] = {name: {} for name in source_map.tables}
+        self._keep = tuple(keep)
+        kept: Mapping[str, list[str]] = (saved or {}).get("kept", {})
+        self._kept = {name: list(kept[name]) for name in self._keep if name in kept}
+        self._undecided: list[Undecided] = []
+
+        self._choices: dict[str, list[WeakSet[Known]]] = {
+            rule.key: [WeakSet() for _ in rule.sources] for rule in source_map.rules if len(rule.sources) > 1
+        }
+        self._chosen = {rule.key: 0 for rule in source_map.rules}
+        self._gates = frozenset(name for rule in source_map.rules for name in rule.when)
+        self._open_gates: set[str] = set()
+
+        self._checkpoint: list[float] = []  # the slots' totals when it was last certain which process told them
+        self._confirmed = True
+        self._identity: float | None = None
+        self._identity_line: IdentityLine | None = None
+        self._former: deque[float] = deque(maxlen=16)
+        self._settling = 0
+        self._strangers = False
+        self._anew = False  # within this read the upstream turned out to be another process
+        self._newest_created = 0.0
+        self._pids: frozenset[str] = frozenset()
+
+        self._layout: list[Output] = []
+        self._changed = True  # the layout must be made anew
+        self._expiry = inf  # monotonic seconds at which an output leaves the layout
+
+    # -- one read ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.read += 1
+        self.fallen = 0
+        self._anew = False
+        self._undecided = []
+        if self._confirmed:
+            self._checkpoint = [slot.total for slot in self._slots.values()]
+        self._confirmed = False
+
+    def open(self, line: Line, upstream_type: str | None) -> Known:
+        """A line not known by its bytes: find its places, take its value, and return it as known."""
+        if line.name in self._gates and line.name not in self._open_gates:
+            self._open_gates.add(line.name)
+            self._changed = True
+        wanted = self.map.wants(line.name)
+        if not wanted:
+            return self._unmapped(line)
+        labels = self.map.present(line.labels)
+        self.map.learn(labels, self._tables)
+        if self._unanswered(labels, (rule for rule, _, _ in wanted)):
+            known = Known()
+            self._undecided.append(Undecided(line, upstream_type, known))
+            return known
+        return self._place(line, labels, upstream_type)
+
+    def settle(self) -> Iterator[tuple[bytes, Known]]:
+        """At the end of a body: each line that waited for it, by its identity, and what it has become."""
+        if self._undecided:
+            self._rank_kept()
+        for waiting in self._undecided:
+            known = self._place(waiting.line, self.map.present(waiting.line.labels), waiting.type)
+            known.text, known.read = waiting.known.text, waiting.known.read
+            yield waiting.line.identity, known
+        self._undecided = []
+
+    def abort(self) -> Iterable[bytes]:
+        """The body was cut: the identities of lines that must be opened again.
+
+        What its lines gained stays. But where the cut came before the line that tells the process, those gains are
+        taken back should the next body come from another one: they may have been its own, and would count twice.
+        """
+        self._confirmed = self._identity_line is None or self._identity_line.read == self.read
+        waiting, self._undecided = self._undecided, []
+        return [line.line.identity for line in waiting]
+
+    def end(self) -> bool:
+        """The body was whole, its lines are settled, vanished ones were told. False: no line is known any more."""
+        if self._watched and self._identity is None and self._is_another():
+            self._begin_anew()
+        self._confirmed = True
+        parted = self._strangers
+        if parted:
+            self._part()
+        elif self._settling:
+            self._settling -= 1
+        self._choose()
+        if self._saved is not None:
+            self._resume(self._saved)
+            self._saved = None
+        self.dropped.update(self._refused)
+        self._watched = True
+        self._baseline = parted
+        return not parted
+
+    def verify(self) -> None:
+        """Raises ReadError("identity") while two processes take turns."""
+        if self._settling:
+            raise ReadError(
+                "identity",
+                "two processes take turns behind this URL, so no counter can be right: give each its own target, or "
+                "let its workers share their metrics (PROMETHEUS_MULTIPROC_DIR)",
+            )
+
+    def drop(self, reason: str) -> None:
+        """A sample was left out."""
+        self.dropped[reason] += 1
+
+    # -- lines ---------------------------------------------------------------------------------------------------
+
+    def _unmapped(self, line: Line) -> Known:
+        if line.name == self.map.identity:
+            self._identity_line = IdentityLine(self, line.value)
+            return self._identity_line
+        base = line.name.removesuffix("_created")
+        if base != line.name and any(self.map.wants(base + suffix) for suffix in ("_total", "_count")):
+            created = CreatedLine(line.value)
+            self._created.add(created)
+            return created
+        return Known()
+
+    def _unanswered(self, labels: Mapping[str, str], rules: Iterable[Rule]) -> bool:
+        if any(name in labels and name not in self._kept for name in self._keep):
+            return True
+        return any(
+            key in labels and labels[key] not in self._tables[table] for rule in rules for table, key in rule.lookups
+        )
+
+    def _rank_kept(self) -> None:
+        """Choose the values of kept labels that are shown: those with most requests in the first body that has any."""
+        weights: dict[str, dict[str, float]] = {name: {} for name in self._keep if name not in self._kept}
+        for waiting in self._undecided:
+            labels = self.map.present(waiting.line.labels)
+            requests = any(rule.family.name == "llm_requests_total" for rule, _, _ in self.map.wants(waiting.line.name))
+            for name, weight in weights.items():
+                if name in labels:
+                    value = labels[name]
+                    weight[value] = weight.get(value, 0.0) + (waiting.line.value if requests else 0.0)
+        for name, weight in weights.items():
+            if weight:
+                self._kept[name] = [value for _, value in sorted((-size, value) for value, size in weight.items())][
+                    :KEPT_VALUES
+                ]
+
+    def _kept_labels(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        for name in self._keep:
+            if name in labels:
+                shown = self._kept.setdefault(name, [])
+                if labels[name] not in shown and len(shown) < KEPT_VALUES:
+                    shown.append(labels[name])
+                yield name, labels[name] if labels[name] in shown else "other"
+
+    def _place(self, line: Line, labels: Mapping[str, str], upstream_type: str | None) -> Known:
+        counters: list[Slot] = []
+        gauges: list[tuple[GaugeSlot, tuple[tuple[str, str], ...]]] = []
+        ways: list[WeakSet[Known]] = []
+        kept = tuple(self._kept_labels(labels))
+        for rule, alternative, suffix in self.map.wants(line.name):
+            ours = self.map.place(rule, labels, self._tables)
+            if ours is None:
+                continue
+            if not rule.internal and upstream_type not in (*_UNTOLD, rule.family.kind):
+                return Refused(self._refused, "type")
+            if any(len(value) > LABEL_LENGTH for _, value in (*ours, *kept)):
+                return Refused(self._refused, "limit")
+            le = None
+            if suffix == "_bucket":
+                try:
+                    le = float(labels["le"])
+                except (KeyError, ValueError):
+                    return Refused(self._refused, "histogram")
+            series = self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)
+            if rule.family.kind == "gauge":
+                gauge = self._gauge(rule, series)
+                if gauge is None:
+                    return Refused(self._refused, "limit")
+                gauges.append(
+                    (gauge, tuple((name, value) for name, value in labels.items() if name not in rule.copies))
+                )
+            else:
+                slot = self._slot(rule.key, rule, alternative, series)
+                if slot is None:
+                    return Refused(self._refused, "limit")
+                counters.append(slot)
+            if rule.key in self._choices:
+                ways.append(self._choices[rule.key][alternative])
+        known: Known = Known()
+        if gauges:
+            known = gauge_line = GaugeLine(self, [slot for slot, _ in gauges], line.value, labels.get("pid"))
+            for place, copy in gauges:
+                place.lines[gauge_line] = copy
+        elif counters:
+            known = self._counter(line, counters)
+        for way in ways:
+            way.add(known)
+        return known
+
+    def _counter(self, line: Line, slots: list[Slot]) -> CounterLine:
+        known = CounterLine(self, slots)
+        self._lines.add(known)
+        for slot in slots:
+            self._changed |= slot.inputs == 0
+            slot.inputs += 1
+        if not 0.0 <= line.value < inf:
+            self.drop("value")
+            return known
+        known.last = line.value
+        if self._baseline or (self._forgotten and self._forgotten.pop(_fingerprint(line.identity), 0) is None):
+            return known
+        for slot in slots:
+            claimed = min(slot.owed, line.value)
+            slot.owed -= claimed
+            slot.total += line.value - claimed
+        return known
+
+    def remember(self, line: CounterLine, identity: bytes) -> None:
+        """A counter's line has vanished."""
+        self._gone[line] = identity
+
+    def forget(self, line: CounterLine, identity: bytes) -> None:
+        """A counter's line has been gone for too long."""
+        self._gone.pop(line, None)
+        self._lines.discard(line)
+        if line.last > 0.0:  # one that had counted nothing comes back as what it is: all new
+            self._forgotten[_fingerprint(identity)] = None
+        while len(self._forgotten) > FINGERPRINTS:
+            del self._forgotten[next(iter(self._forgotten))]
+        for slot in line.slots:
+            slot.inputs -= 1
+            self._changed |= slot.inputs == 0
+
+    def _slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None:
+        """The slot of this place, made where it is new; None where there are too many series."""
+        slot = self._slots.get((key, alternative, series))
+        if slot is None:
+            output = self._output(series)
+            if output is None:
+                return None
+            slot = self._slots[key, alternative, series] = Slot(rule, alternative)
+            output.slots.append(slot)
+        return slot
+
+    def _output(self, series: Series) -> Output | None:
+        output = self._outputs.get(series)
+        if output is None:
+            if len(self._outputs) + len(self._gauges) >= self._max_series:
+                return None
+            output = self._outputs[series] = Output(series, born=-1 if self._watched else None)
+            self._changed = True
+        return output
+
+    def _gauge(self, rule: Rule, series: Series) -> GaugeSlot | None:
+        slot = self._gauges.get((rule.key, series))
+        if slot is None:
+            if len(self._outputs) + len(self._gauges) >= self._max_series:
+                return None
+            slot = self._gauges[rule.key, series] = GaugeSlot(series, rule)
+        return slot
+
+    # -- processes -----------------------------------------------------------------------------------------------
+
+    def identify(self, value: float) -> None:
+        """The upstream's process began at `value`, in Unix seconds."""
+        before = self._identity
+        if before is None or value == before:
+            self._identity = value
+            return
+        self._identity = value
+        if self._settling or value < before or value in self._former:
+            self._strangers = True  # no process starts before the one it follows
+        else:
+            self._begin_anew()
+        self._former.append(before)
+
+    def _begin_anew(self) -> None:
+        """Another process: the totals as before this read, and the whole of what it has counted since it began."""
+        self._anew = True
+        for slot, total in zip_totals(self._slots.values(), self._checkpoint):
+            slot.total = total
+            slot.owed = 0.0
+        for line in self._lines:
+            if line.read == self.read:
+                for slot in line.slots:
+                    slot.total += line.last
+            else:
+                line.last = 0.0
+                line.text = b""
+        self._gone.clear()
+        self._forgotten.clear()
+
+    def _part(self) -> None:
+        """Two processes take turns: what this body said counts nowhere, and the next one is a baseline."""
+        for slot, total in zip_totals(self._slots.values(), self._checkpoint):
+            slot.total = total
+            slot.inputs = 0
+        until = self._clock() + RETENTION
+        for output in self._outputs.values():
+            output.until = until
+        self._gauges.clear()
+        self._lines.clear()
+        self._gone.clear()
+        self._strangers = False
+        self._settling = STEADY
+        self._changed = True
+
+    def _is_another(self) -> bool:
+        """Without a start time: whether the series were created anew, the workers are others, or most counters fell."""
+        created = [line.last for line in self._created if line.read == self.read]
+        before, self._newest_created = self._newest_created, max(created, default=self._newest_created)
+        pids = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
+        known_pids, self._pids = self._pids, pids or self._pids
+        if created and before:
+            return min(created) > before
+        if pids and known_pids:
+            return not pids & known_pids
+        if not self.fallen:
+            return False
+        absent = sum(line.missed == line.read == self.read - 1 for line in self._lines)
+        alive = sum(line.read == self.read and line.last > 0.0 for line in self._lines)
+        return 2 * (self.fallen + absent) > alive + absent
+
+    def _choose(self) -> None:
+        """For each rule the first alternative that is there; what is shown goes on from where it was."""
+        for rule in self.map.rules:
+            if rule.key not in self._choices:
+                continue
+            present = [
+                index
+                for index, lines in enumerate(self._choices[rule.key])
+                if any(line.read == self.read for line in lines)
+            ]
+            before = self._chosen[rule.key]
+            if not present or (before in present and self._watched and not self._anew):
+                continue
+            self._chosen[rule.key] = now = present[0]
+            if now != before:
+                self._changed = True
+                if self._watched:
+                    self._switch(rule, before, now)
+
+    def _switch(self, rule: Rule, before: int, now: int) -> None:
+        """The newcomer's present value is its baseline; after a restart, its value when the new process began: 0."""
+        began = dict(zip(self._slots, self._checkpoint, strict=False)) if self._anew else {}
+        for (key, alternative, series), slot in self._slots.items():
+            if key == rule.key and alternative == now:
+                old = self._slots.get((key, before, series))
+                baseline = began.get((key, alternative, series), 0.0) if self._anew else slot.total
+                slot.shift = (old.total + old.shift if old is not None else 0.0) - baseline
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def dump(self) -> dict[str, Any]:
+        """What a restart of the exporter needs to go on exactly; JSON's types only."""
+        if self._saved is not None:
+            return dict(self._saved)
+        live: dict[int, float] = {}
+        for line in self._lines:
+            if line not in self._gone or line.missed != line.read:
+                for slot in line.slots:
+                    live[id(slot)] = live.get(id(slot), 0.0) + line.last
+        slots = [
+            [
+                key,
+                slot.rule.sources[slot.alternative] if slot.rule is not None else series.family.name,
+                self._own_labels(series),
+                series.suffix,
+                None if series.le is None else repr(series.le),
+                live.get(id(slot), 0.0),
+                slot.total + slot.shift,
+            ]
+            for (key, alternative, series), slot in self._slots.items()
+            if slot.rule is None or self._chosen[key] == alternative
+        ]
+        gone = [
+            _fingerprint(identity)
+            for line, identity in self._gone.items()
+            if line.missed == line.read and line.last > 0.0
+        ]
+        return {
+            "identity": self._identity,
+            "kept": self._kept,
+            "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
+            "slots": slots,
+        }
+
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what was saved, once the first body is whole and tells whether it is the same process."""
+        rules = {rule.key: rule for rule in self.map.rules}
+        live: dict[int, float] = {}
+        for line in self._lines:
+            for slot in line.slots:
+                live[id(slot)] = live.get(id(slot), 0.0) + line.last
+        resumed: list[tuple[Slot, Output, bool, float, float]] = []
+        for key, source, labels, suffix, le, was_live, total in saved["slots"]:
+            rule = rules.get(key)
+            if key and (rule is None or source not in rule.sources):
+                continue
+            family = rule.family if rule is not None else families().get(source)
+            if family is None:
+                continue
+            series = self._table(
+                family, [(name, value) for name, value in labels], suffix, None if le is None else float(le)
+            )
+            chosen = self._chosen[key] if rule is not None else 0
+            place = self._slot(key, rule, chosen, series)
+            if place is not None:
+                same_name = rule is None or rule.sources[chosen] == source
+                resumed.append((place, self._outputs[series], same_name, was_live, total))
+        before = saved["identity"]
+        if before is not None and self._identity is not None:
+            same = before == self._identity
+        else:
+            had = [(slot, was) for slot, _, same_name, was, _ in resumed if same_name and was > 0.0]
+            same = 2 * sum(live.get(id(slot), 0.0) < was for slot, was in had) <= len(had)
+        known = set()
+        until = self._clock() + RETENTION
+        for slot, output, same_name, was_live, total in resumed:
+            alive = live.get(id(slot), 0.0)
+            known.add(output.series)
+            output.until = until
+            if slot.rule is None:
+                slot.total += total
+            elif not same:
+                slot.total = total + alive
+            elif same_name:
+                slot.total = total + max(0.0, alive - was_live)
+                slot.owed = max(0.0, was_live - alive)
+            else:
+                slot.shift = total - slot.total
+        for series, output in self._outputs.items():
+            if series not in known:
+                output.born = -1
+        self._changed = True
+
+    # -- what is shown ---------------------------------------------------------------------------------------------
+
+    def add(self, family: Family, labels: Iterable[tuple[str, str]], gain: float, suffix: str = "") -> None:
+        """Count in a series of our own making; it is kept over restarts as the others are."""
+        slot = self._slot("", None, 0, self._table(family, labels, suffix))
+        if slot is not None:
+            self._changed |= slot.inputs == 0
+            slot.inputs = 1
+            slot.total += gain
+
+    def internal(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """The totals, or the gauge, of an internal rule by labels (ours, without the table's own)."""
+        found = [
+            (series, slot.total + slot.shift)
+            for (key, alternative, series), slot in self._slots.items()
+            if key == name and alternative == self._chosen[key]
+        ]
+        found += [
+            (series, value)
+            for (key, series), gauge in self._gauges.items()
+            if key == name and (value := gauge.value) is not None
+        ]
+        return {self._own_labels(series): value for series, value in found}
+
+    def _own_labels(self, series: Series) -> tuple[tuple[str, str], ...]:
+        return tuple(pair for pair in series.labels if pair[0] not in self._table.constant)
+
+    def why_left_out(self, known: object, identity: bytes) -> str | None:
+        """Why a line adds nothing to the page; None where it does."""
+        if isinstance(known, Refused):
+            return REFUSALS[known.reason]
+        if type(known) is not Known:
+            return None
+        name = identity.partition(b"{")[0].decode(errors="replace")
+        return "by a rule of the map" if self.map.wants(name) else "no word of ours for it"
+
+    def current(self) -> Iterator[Sample]:
+        """The true values now, those included that a page does not show yet."""
+        if self._changed:
+            self._lay_out(self._clock())
+        yield from ((output.series, output.value) for output in self._layout)
+
+    def values(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """The true values of one mapped counter family by labels, without those that the whole target carries."""
+        return {self._own_labels(series): value for series, value in self.current() if series.family.name == name}
+
+    def samples(self, carried: int) -> list[Sample]:
+        """What is shown now. `carried` is the number of pages that have carried this target so far.
+
+        A counter that is new on a target already watched is shown as 0 until a page has carried it, so that
+        `increase()` sees its first events.
+        """
+        now = self._clock()
+        if self._changed or now >= self._expiry:
+            self._lay_out(now)
+        self.dropped["histogram"] += self._broken
+        samples: list[Sample] = []
+        for output in self._layout:
+            value = output.value
+            if output.born is not None:
+                if output.born < 0:
+                    output.born = carried
+                if carried > output.born:
+                    output.born = None
+                else:
+                    value = output.floor
+            samples.append((output.series, value))
+        for key, slot in list(self._gauges.items()):
+            if not slot.lines:
+                del self._gauges[key]
+            elif not slot.rule.internal and (gauge := slot.value) is not None:
+                samples.append((slot.series, gauge))
+        return samples
+
+    def _is_shown(self, slot: Slot) -> bool:
+        rule = slot.rule
+        if rule is None:
+            return True
+        return self._chosen[rule.key] == slot.alternative and (not rule.when or bool(rule.when & self._open_gates))
+
+    def _lay_out(self, now: float) -> None:
+        self._changed = False
+        self._expiry = inf
+        shown: dict[Series, Output] = {}
+        for series, output in self._outputs.items():
+            if series.family.order < 0:
+                continue
+            output.active = [slot for slot in output.slots if self._is_shown(slot)]
+            if any(slot.inputs for slot in output.active):
+                shown[series] = output
+            elif output.active and now < output.until:
+                shown[series] = output
+                self._expiry = min(self._expiry, output.until)
+        self._broken = 0
+        whole = {(series.family.name, series.labels) for series in shown if series.le == inf}
+        for series in list(shown):
+            if series.family.kind == "histogram" and (series.family.name, series.labels) not in whole:
+                del shown[series]
+                self._broken += 1
+        for series in list(self._closed(shown)):
+            if series not in shown and (filled := self._output(series)) is not None:
+                shown[series] = filled
+        for series, output in self._outputs.items():
+            if output.shown and series not in shown:
+                output.floor = output.value
+                output.born = -1
+            output.shown = series in shown
+        self._layout = list(shown.values())
+        self._changed = False
+
+    def _closed(self, shown: Iterable[Series]) -> Iterator[Series]:
+        """The series that exist at 0 because their parent exists, or because a sister with another value does."""
+        groups = list(shown)
+        for child in dict.fromkeys(rule.family for rule in self.map.rules if rule.family.parent is not None):
+            for series in groups:
+                if series.family is child or series.family.name == child.parent:
+                    labels = [
+                        (name, value)
+                        for name, value in series.labels
+                        if name not in child.closed and (name in child.labels or name not in series.family.labels)
+                    ]
+                    for label, values in child.closed.items():
+                        told = self.map.tells(child, label)
+                        yield from (self._table(child, [*labels, (label, v)]) for v in values if v in told)
+                    if not child.closed:
+                        yield self._table(child, labels)
+
+
+def _fingerprint(identity: bytes) -> int:
+    return int.from_bytes(blake2b(identity, digest_size=8).digest())
+
+
+def zip_totals(slots: Iterable[Slot], checkpoint: Sequence[float]) -> Iterator[tuple[Slot, float]]:
+    """Each slot with its total before this read; slots made within it began at 0."""
+    before = iter(checkpoint)
+    return ((slot, next(before, 0.0)) for slot in slots)

@@ -1,0 +1,36 @@
+"""What no upstream says: provider scores and savings, computed from our own vocabulary, so for every source alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from exporter.core.total import Totals
+from exporter.core.types import Sample, SeriesTable
+from exporter.insight.savings import Savings
+from exporter.insight.score import Scorecard
+from exporter.insight.words import Words
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Seconds of the sliding window, requests under which nothing is scored, objectives of the p95s in seconds."""
+
+    window: float = 900.0
+    minimum_requests: int = 10
+    latency: float = 30.0
+    ttft: float = 2.0
+
+
+class Insight:
+    """The insights into one target."""
+
+    def __init__(self, settings: Settings, table: SeriesTable) -> None:
+        self._table = table
+        self._scorecard = Scorecard(table, settings.window, settings.minimum_requests, settings.latency, settings.ttft)
+        self._savings = Savings(table, settings.window)
+
+    def observe(self, totals: Totals, own: Iterable[Sample], now: float) -> list[Sample]:
+        """The gauges that follow from what is known now (monotonic seconds); counters go into the totals."""
+        words = Words(self._table.constant, [*totals.current(), *own])
+        return [*self._scorecard.observe(words, now), *self._savings.observe(words, totals.add, now)]

@@ -1,0 +1,198 @@
+"""LiteLLM: the gateway's own metrics, its health, and its list of models.
+
+Reading it is careful: the key goes with every request that needs it, `name[]` asks for nothing but what is mapped,
+`/health` (which makes billable calls) and `/cache/ping` (which writes) are never called.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from exporter.catalogue import families
+from exporter.config.model import WithKey
+from exporter.core.errors import ReadError
+from exporter.core.fetch import Upstream, refuse
+from exporter.core.source import Context, Result, source_map
+from exporter.core.types import Advice, Sample
+from exporter.sources.litellm.deployments import Deployments, Listing
+from exporter.sources.litellm.tpot import Tpot
+
+DEFAULT_URL = "http://127.0.0.1:4000"
+ALIVE = "/health/liveliness"
+METRICS = "/metrics/"
+SENTINEL = "python_info"
+"""Asked for along with the rest: an answer without it means that LiteLLM's filter does not work (several workers)."""
+LISTED = 600.0
+"""Seconds for which the list of models and the version are kept."""
+SLOW = 1.0
+"""Seconds of answering above which the labels that make the metrics large are named."""
+
+EXCLUDE_LABELS = """litellm_settings:
+  prometheus_exclude_labels: [hashed_api_key, api_key_alias, user, user_email, client_ip, user_agent,
+    team, team_alias, end_user, org_id, org_alias]"""
+
+
+class Proxy(WithKey):
+    """A LiteLLM proxy."""
+
+    source: Literal["litellm"] = "litellm"
+    health_endpoint: str = Field(
+        ALIVE,
+        description="Path, or URL, that tells whether the proxy is alive. Never `/health`, which makes billable calls.",
+    )
+    metrics_endpoint: str = Field(
+        METRICS,
+        description="Path, or URL, of the metrics; the URL of a separate metrics port is faster and needs no key.",
+    )
+
+
+class LiteLLM:
+    """Reads one LiteLLM proxy."""
+
+    kind: ClassVar[str] = "litellm"
+    Config: ClassVar[type[WithKey]] = Proxy
+
+    def __init__(self, config: Proxy, context: Context) -> None:
+        self._config = config
+        self._context = context
+        self._deployments = Deployments(context.table)
+        self._tpot = Tpot()
+        self._filter = not context.everything
+        self._listing: Listing | None = None
+        self._version: str | None = None
+        self._listed = float("-inf")
+        self._took = 0.0
+        self._separate_port = not context.upstream.at(config.metrics_endpoint).startswith(f"{config.url}/")
+
+    @staticmethod
+    def at(url: str, environ: Mapping[str, str]) -> Proxy:
+        given: dict[str, Any] = {"url": url}
+        for variable, key in (
+            ("LITELLM_HEALTH_ENDPOINT", "health_endpoint"),
+            ("LITELLM_METRICS_ENDPOINT", "metrics_endpoint"),
+            ("LITELLM_API_KEY_FILE", "api_key_file"),
+        ):
+            if environ.get(variable):
+                given[key] = environ[variable]
+        if "api_key_file" not in given and environ.get("LITELLM_API_KEY"):
+            given["api_key_env"] = "LITELLM_API_KEY"
+        return Proxy(**given)
+
+    @staticmethod
+    def candidates(environ: Mapping[str, str]) -> Sequence[Proxy]:
+        """The proxy that `LITELLM_HOST` names (with or without http:// and port), else one on LiteLLM's port here."""
+        url = environ.get("LITELLM_HOST") or DEFAULT_URL
+        if "://" not in url:
+            url = f"http://{url}" if ":" in url else f"http://{url}:4000"
+        return [LiteLLM.at(url, environ).model_copy(update={"name": "litellm"})]
+
+    @staticmethod
+    async def recognise(upstream: Upstream) -> bool:
+        async with upstream.get(ALIVE) as answer:
+            said = b""
+            async for piece in answer.slices():
+                said += piece
+                if len(said) > 100:
+                    return False
+            return answer.status == 200 and said.strip() == b'"I\'m alive!"'
+
+    async def read(self) -> Result:
+        own = await self._health()
+        await self._metrics()
+        if self._context.clock() - self._listed > LISTED:
+            await self._list()
+        totals = self._context.totals
+        self._tpot.observe(totals)
+        own += self._deployments.observe(totals, self._listing, self._context.clock())
+        own += self._requests_running()
+        return Result(own, tuple(self._advice()), self._version)
+
+    async def _health(self) -> list[Sample]:
+        known, table = families(), self._context.table
+        samples: list[Sample] = []
+        for probe, endpoint in (("liveliness", self._config.health_endpoint), ("readiness", "/health/readiness")):
+            began = time.monotonic()
+            status = await self._context.upstream.status(endpoint)
+            if status == 404:
+                self._separate_port = True  # which has no such endpoints
+                continue
+            labels = [("probe", probe)]
+            samples.append((table(known["llm_probe_up"], labels), float(status == 200)))
+            samples.append((table(known["llm_probe_duration_seconds"], labels), time.monotonic() - began))
+        return samples
+
+    async def _metrics(self) -> None:
+        names = (*source_map(self.kind).sample_names, SENTINEL)
+        began = time.monotonic()
+        if self._filter:
+            self._filter = await self._take([("name[]", name) for name in names])
+        if not self._filter:
+            await self._take([])
+        self._took = time.monotonic() - began
+
+    async def _take(self, query: Sequence[tuple[str, str]]) -> bool:
+        """Read the metrics into the totals; False where the answer shows that it was not filtered but emptied."""
+        async with self._context.upstream.get(self._config.metrics_endpoint, query) as answer:
+            if answer.status == 404:
+                raise ReadError(
+                    "status",
+                    f"{answer.url} answers 404: its metrics are off (write litellm_settings: callbacks: [prometheus])",
+                )
+            if answer.status in (401, 403):
+                raise ReadError("auth", self._refusal(answer.url, answer.status))
+            refuse(answer)
+            return await self._context.take(answer, SENTINEL.encode() if query else b"")
+
+    def _refusal(self, url: str, status: int) -> str:
+        remedy = "set LITELLM_API_KEY, or api_key_file in the configuration; any valid key will do"
+        what = "the key is refused" if self._config.secret() else "a key is wanted"
+        return (
+            f"{url} answers {status}: {what} ({remedy}; or let metrics go without: litellm_settings: "
+            "require_auth_for_metrics_endpoint: false)"
+        )
+
+    async def _list(self) -> None:
+        """The list of models and the version: dear to make, rarely changed, and no failure where they are missing."""
+        self._listed = self._context.clock()
+        async with self._context.upstream.get("/health/readiness/details") as answer:
+            if answer.status == 200:
+                details = await answer.json()
+                self._version = str(details.get("litellm_version") or "") or None if isinstance(details, dict) else None
+        async with self._context.upstream.get("/model/info") as answer:
+            if answer.status == 200:
+                self._listing = Listing.of(await answer.json())
+
+    def _requests_running(self) -> list[Sample]:
+        """Requests in flight, less our own read, which a separate metrics port does not count."""
+        running = self._context.totals.internal("in_flight")
+        if not running:
+            return []
+        series = self._context.table(families()["llm_requests_running"], [("layer", "gateway")])
+        own = 0.0 if self._separate_port else 1.0
+        return [(series, max(0.0, sum(running.values()) - own))]
+
+    def _advice(self) -> list[Advice]:
+        advice = []
+        if self._took > SLOW:
+            advice.append(
+                Advice(
+                    f"LiteLLM needs {self._took:.1f} s to write its metrics, so they are read more rarely: "
+                    "it counts for each key, user and team apart",
+                    EXCLUDE_LABELS,
+                )
+            )
+        if self._listing is None:
+            remedy = "give the master key: LITELLM_API_KEY, or api_key_file in the configuration"
+            advice.append(Advice("models per provider and prices (/model/info is refused or missing)", remedy))
+        if not self._context.totals.internal("redis_requests"):
+            advice.append(
+                Advice("the server behind the cache", 'litellm_settings:\n  service_callback: ["prometheus_system"]')
+            )
+        return advice
+
+
+SOURCE = LiteLLM

@@ -1,0 +1,1 @@
+"""The exposition formats: strict parsing, reading by difference, rendering."""
