@@ -33,6 +33,7 @@ class Slot:
 
     rule: Rule | None
     alternative: int
+    scale: float = 1.0
     total: float = 0.0
     shift: float = 0.0  # added where the slot is shown: what its predecessors had gathered
     inputs: int = 0  # lines that feed it, remembered ones included
@@ -55,8 +56,7 @@ class Output:
     def value(self) -> float:
         total = 0.0
         for slot in self.active:
-            value = slot.total + slot.shift
-            total += value * slot.rule.scale if slot.rule is not None else value
+            total += (slot.total + slot.shift) * slot.scale
         return total
 
 

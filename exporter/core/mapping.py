@@ -77,6 +77,11 @@ class Rule:
     drop: tuple[Condition, ...]
     when: frozenset[str]
 
+    def boundary(self, le: str) -> float:
+        """A bucket's boundary in our unit. Raises ValueError where it is not a number."""
+        bound = float(le)
+        return bound if self.scale == 1.0 else float(f"{bound * self.scale:.12g}")
+
     @property
     def internal(self) -> bool:
         """Whether what the rule feeds is for our own code alone."""
@@ -149,7 +154,10 @@ class SourceMap:
             for index, source in enumerate(rule.sources):
                 suffixes = _HISTOGRAM if rule.family.kind == "histogram" else ("",)
                 for suffix in suffixes:
-                    self._by_sample.setdefault(source + suffix, []).append((rule, index, suffix))
+                    fed = self._by_sample.setdefault(source + suffix, [])
+                    if fed and (fed[0][0].family.kind == "gauge") != (rule.family.kind == "gauge"):
+                        raise MapError(f"{what}: {source} is mapped both as a counter and as a gauge")
+                    fed.append((rule, index, suffix))
 
     def _refuse_unknown(self, where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
         if unknown := set(given) - set(known):
@@ -169,6 +177,8 @@ class SourceMap:
 
     def _rule(self, key: str, family: Family, given: Mapping[str, Any]) -> Rule:
         self._refuse_unknown(key, given, _RULE_KEYS)
+        if not given.get("from"):
+            raise MapError(f"{self._what}: {key}: from: is empty (write the upstream's names, newest first)")
         if family.kind == "summary":
             raise MapError(f"{self._what}: {key}: a summary is made by code, not by a map")
         picks = {name: _pick(pick) for name, pick in given.get("labels", {}).items()}

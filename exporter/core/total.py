@@ -277,7 +277,7 @@ class Totals:
             le = None
             if suffix == "_bucket":
                 try:
-                    le = float(labels["le"])
+                    le = rule.boundary(labels["le"])
                 except (KeyError, ValueError):
                     return Refused(self._refused, "histogram")
             series = self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)
@@ -347,9 +347,14 @@ class Totals:
             output = self._output(series)
             if output is None:
                 return None
-            slot = self._slots[key, alternative, series] = Slot(rule, alternative)
+            slot = self._slots[key, alternative, series] = Slot(rule, alternative, self._scale(rule, series))
             output.slots.append(slot)
         return slot
+
+    @staticmethod
+    def _scale(rule: Rule | None, series: Series) -> float:
+        """What the slot's total is multiplied with: of a histogram the sum alone has a unit."""
+        return 1.0 if rule is None or series.suffix in ("_bucket", "_count") else rule.scale
 
     def _output(self, series: Series) -> Output | None:
         output = self._outputs.get(series)
@@ -395,7 +400,7 @@ class Totals:
                     slot.total += line.last
             else:
                 line.last = 0.0
-                line.text = b""
+                line.text = b" "  # no line's text: whatever comes is looked at
         self._gone.clear()
         self._forgotten.clear()
 

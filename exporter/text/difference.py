@@ -122,6 +122,7 @@ class Difference:
             if found is None or self._ended:
                 self._unknown(line)
             elif found.read == read:
+                self._value(line, text)
                 self._duplicate()
             elif found.text == text:
                 found.read = read
@@ -129,11 +130,14 @@ class Difference:
             else:
                 self._changed(found, line, text)
 
-    def _changed(self, found: Known, line: bytes, text: bytes) -> None:
+    def _value(self, line: bytes, text: bytes) -> float:
         try:
-            value = parse_value(text.removesuffix(b"\r"))
+            return parse_value(text.removesuffix(b"\r"))
         except Malformed as error:
             raise self._malformed(error, line) from None
+
+    def _changed(self, found: Known, line: bytes, text: bytes) -> None:
+        value = self._value(line, text)
         found.text = text
         found.read = self._read
         self._seen += 1

@@ -40,8 +40,8 @@ class Tpot:
         before, self._last = self._last, now
         family = families()["llm_time_per_output_token_mean_seconds"]
         for deployment, sums in now.items():
-            if deployment in before and deployment in self._names:
-                seconds, tokens = _gained(before[deployment], sums)
+            if deployment in self._names:
+                seconds, tokens = _gained(before.get(deployment, sums), sums)
                 totals.add(family, self._names[deployment], seconds, "_sum")
                 totals.add(family, self._names[deployment], tokens, "_count")
 

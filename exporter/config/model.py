@@ -1,0 +1,223 @@
+"""What a user may write, key by key. Loader, JSON Schema and docs/configuration.md are made from here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    SerializeAsAny,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core.core_schema import ValidationInfo
+
+from exporter.config import secret
+from exporter.config.values import (
+    URL_SCHEMA,
+    AbsolutePath,
+    Address,
+    Duration,
+    LabelName,
+    SecretError,
+    Size,
+    Text,
+    UpstreamLabelName,
+    Url,
+    address,
+    nearest,
+    shown,
+)
+
+
+class Section(BaseModel):
+    """What every part of the configuration has in common: fixed once made, strict, nothing unknown, no input shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"listed twice: {shown(value)} (write it once)")
+    return values
+
+
+def excludable() -> list[str]:
+    """The families of the catalogue that a target can have, and so can do without."""
+    from exporter.catalogue import families
+
+    return [family.name for family in families().values() if "target" in family.labels]
+
+
+class _Excludable:
+    """Marks the name of a family: for editors, all names that may stand there."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), "title": "family", "enum": excludable()}
+
+
+def _family(value: str) -> str:
+    known = excludable()
+    if value not in known:
+        raise ValueError(f"no family of ours: {shown(value)} ({nearest(value, known, 'see docs/metrics.md')})")
+    return value
+
+
+FamilyName = Annotated[str, AfterValidator(_family), _Excludable()]
+
+
+_ONE_OR_MORE_URLS = {"anyOf": [URL_SCHEMA, {"type": "array", "minItems": 1, "items": URL_SCHEMA}]}
+"""The loader takes both, and makes a target of each URL."""
+
+
+class TargetConfig(Section):
+    """A target that is recognised by what it answers. Each source's own target adds its keys."""
+
+    source: str = Field(default="auto", description="What kind of thing it is. `auto`: recognised by what it answers.")
+    url: Annotated[Url, WithJsonSchema(_ONE_OR_MORE_URLS)] = Field(
+        description="Where it answers. A list of URLs makes one target of each, alike in all else."
+    )
+    name: Text | None = Field(
+        default=None, description="The label `target`. Left out: host and port of the URL. Not with a list of URLs."
+    )
+    interval: Duration | None = Field(
+        default=None, description="Time between two reads. Left out: the `interval` of all."
+    )
+    timeout: Duration | None = Field(
+        default=None, description="Time that a read may take. Left out: the `timeout` of all."
+    )
+    labels: dict[LabelName, Text] = Field(
+        default={},
+        description="Labels to add to every series of the target.",
+        json_schema_extra={"additionalProperties": False},
+    )
+    keep: Annotated[tuple[UpstreamLabelName, ...], AfterValidator(_once)] = Field(
+        default=(),
+        description="Upstream labels to keep, such as `team_alias`: the 20 largest values, the rest as `other`.",
+    )
+    exclude: Annotated[tuple[FamilyName, ...], AfterValidator(_once)] = Field(
+        default=(), description="Families that are not wanted of this target."
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _not_added_too(cls, keep: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for label in keep:
+            if label in info.data.get("labels", {}):
+                raise ValueError(f"a label that `labels` adds: {shown(label)} (write it in one of the two)")
+        return keep
+
+    @property
+    def target_name(self) -> str:
+        """The label `target`: the name, else host:port of the URL."""
+        if self.name is not None:
+            return self.name
+        parts = urlsplit(self.url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+class WithKey(TargetConfig):
+    """A target that wants a key. At most one place for it is named."""
+
+    api_key: SecretStr | None = Field(
+        default=None, description="The key itself. Better: `api_key_file`, so that this file holds no secret."
+    )
+    api_key_file: str | None = Field(
+        default=None,
+        description="File with the key, read again each time. A name without a slash is looked for in "
+        "`$CREDENTIALS_DIRECTORY`; another path that does not begin with / starts at the configuration's folder.",
+    )
+    api_key_env: str | None = Field(default=None, description="Environment variable with the key.")
+
+    @field_validator("api_key", "api_key_file", "api_key_env")
+    @classmethod
+    def _to_be_had(cls, value: Any, info: ValidationInfo) -> Any:
+        """One key at most; while a file is loaded, one that is there."""
+        if value is None:
+            return value
+        other = next((key for key in ("api_key", "api_key_file") if info.data.get(key) is not None), None)
+        if other is not None:
+            raise ValueError(f"a second key beside {other} (leave one of them out)")
+        if isinstance(value, SecretStr):
+            plain = value.get_secret_value()
+            if not plain or not plain.isprintable():
+                raise ValueError("not a key (write one line of text, or api_key_file)")
+        elif info.context is not None:
+            if info.field_name == "api_key_file" and "/" in value:
+                value = str(Path(info.context["directory"]) / value)
+            read = secret.from_file if info.field_name == "api_key_file" else secret.from_environment
+            try:
+                read(value, info.context["environ"])
+            except SecretError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    def secret(self, environ: Mapping[str, str] = os.environ) -> str | None:
+        """The key as it is now, None where none is configured. Raises SecretError; never keeps what it read."""
+        if self.api_key_file is not None:
+            return secret.from_file(self.api_key_file, environ)
+        if self.api_key_env is not None:
+            return secret.from_environment(self.api_key_env, environ)
+        return self.api_key.get_secret_value() if self.api_key is not None else None
+
+
+class Limits(Section):
+    """What one target may cost at most. Beyond it, its reads fail or series are left out, and it alone suffers."""
+
+    body: Size = Field(default=256 * 2**20, description="Largest answer that is read, after decompression.")
+    series: int = Field(default=100_000, ge=1, description="Most series shown of one target.")
+
+
+class Score(Section):
+    """What the score of a provider, `llm_provider_score`, is computed with."""
+
+    window: Duration = Field(default=900.0, description="Time that the score looks back.")
+    minimum_requests: int = Field(default=10, ge=1, description="Requests in the window under which there is no score.")
+    latency: Duration = Field(default=30.0, description="Objective of the p95 of the time to the whole answer.")
+    ttft: Duration = Field(default=2.0, description="Objective of the p95 of the time to the first token.")
+
+
+class Config(Section):
+    """The whole configuration. Everything is optional."""
+
+    listen: Address = Field(
+        default=":9400", description="Address to serve on: `:9400` (all addresses), `127.0.0.1:9400`, `[::1]:9400`."
+    )
+    interval: Duration = Field(default=5.0, description="Time between two reads of a target.")
+    timeout: Duration = Field(default=10.0, description="Time that one read of a target may take in all.")
+    targets: tuple[SerializeAsAny[TargetConfig], ...] = Field(
+        default=(), description="What is read. A plain URL is a target that is recognised by what it answers."
+    )
+    detect: bool = Field(
+        default=False,
+        description="Also find what runs on this machine. A file switches it off unless it says `detect: true`.",
+    )
+    state_directory: AbsolutePath | None = Field(
+        default=None,
+        description="Folder in which totals are kept over restarts. Left out: systemd's `$STATE_DIRECTORY`, else "
+        "`llm-exporter` in the user's state folder.",
+    )
+    reload: bool = Field(default=False, description="Let `POST /-/reload` read this file anew. SIGHUP always does.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="`text` for people, `json` for collectors of logs."
+    )
+    limits: Limits = Field(default=Limits(), description="What one target may cost at most.")
+    score: Score = Field(default=Score(), description="What the score of a provider is computed with.")
+
+    @property
+    def address(self) -> tuple[str | None, int]:
+        """Host and port to listen on; the host is None for all addresses."""
+        return address(self.listen)

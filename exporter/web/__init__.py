@@ -1,0 +1,1 @@
+"""What the exporter answers over HTTP: metrics, health, reload and a page for people."""

@@ -1,0 +1,253 @@
+"""The whole exporter as a process: finds what runs, serves it, takes a new configuration, says what is wrong."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+CAPTURES = Path(__file__).parents[1] / "captures" / "litellm" / "1.106.2"
+
+
+class Proxy:
+    """A LiteLLM that answers as captured, with a key that it wants."""
+
+    def __init__(self) -> None:
+        self.key = "sk-right"
+        self.asked: list[str] = []
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        self.asked.append(request.path_qs)
+        name = {
+            "/health/liveliness": "health_liveliness_noauth",
+            "/health/readiness": "health_readiness",
+            "/health/readiness/details": "health_readiness_details",
+            "/model/info": "model_info",
+            "/metrics/": "metrics_t1",
+        }.get(request.path)
+        if name is None:
+            return web.Response(status=404)
+        if request.path != "/health/liveliness" and request.path != "/health/readiness":
+            if request.headers.get("Authorization") != f"Bearer {self.key}":
+                return web.Response(status=401)
+        body = (CAPTURES / f"{name}.body").read_bytes()
+        return web.Response(body=body, content_type="application/json" if body[:1] in b'{"' else "text/plain")
+
+
+@contextlib.asynccontextmanager
+async def serving(proxy: Proxy, port: int = 0) -> AsyncIterator[int]:
+    runner = web.ServerRunner(web.Server(proxy.answer), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Exporter:
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = ""
+
+    async def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        async with aiohttp.ClientSession() as client, client.request(method, self.url + path) as response:
+            return response.status, await response.text()
+
+    async def until(self, pattern: str, path: str = "/metrics", seconds: float = 15.0) -> str:
+        """The text at `path` as soon as it matches."""
+        text = ""
+        async with asyncio.timeout(seconds):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    text = (await self.get(path))[1]
+                    if re.search(pattern, text, re.MULTILINE):
+                        return text
+                assert self.process.returncode is None, await self.process.stderr.read()  # type: ignore[union-attr]
+                await asyncio.sleep(0.1)
+        return text
+
+    async def stop(self) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        _, err = await self.process.communicate()
+        self.log += err.decode()
+        return self.process.returncode or 0
+
+
+@contextlib.asynccontextmanager
+async def exporter(
+    tmp_path: Path, *arguments: str, listen: str | None = None, **environ: str
+) -> AsyncIterator[Exporter]:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "exporter", "--listen", listen or f"127.0.0.1:{port}", "--interval", "200ms",
+        "--state-directory", str(tmp_path / "state"), *arguments,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LITELLM_HOST": "127.0.0.1:1", **environ},
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    made = Exporter(process, port)
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def test_it_finds_a_proxy_that_starts_later_and_shows_it(tmp_path: Path) -> None:
+    port = free_port()
+    async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made:
+        page = await made.until("llm_exporter_build_info")
+        assert "llm_target_up" not in page
+        assert "nothing listens there" in await made.until("not found|looked", "/")
+        assert (await made.get("/-/ready"))[0] == 200
+        async with serving(Proxy(), port):
+            page = await made.until(r'^llm_target_up\{source="litellm",target="litellm"\} 1.0', seconds=30)
+            assert 'llm_spend_usd_total{source="litellm",target="litellm"' in page
+        assert await made.until(r'^llm_target_up\{source="litellm",target="litellm"\} 0.0')
+    assert await made.stop() == 0
+    assert "not found, will be looked for again" in made.log
+    assert "sk-right" not in made.log
+
+
+async def test_a_proxy_that_wants_a_key_is_asked_once_and_the_page_says_which_line_gives_it(tmp_path: Path) -> None:
+    proxy = Proxy()
+    async with serving(proxy) as port, exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}") as made:
+        assert "set LITELLM_API_KEY" in await made.until("LITELLM_API_KEY", "/")
+        page = await made.until('reason="auth"} 1.0')
+        assert 'llm_target_interval_seconds{source="litellm",target="litellm"} 60.0' in page
+        await asyncio.sleep(1.0)
+        assert len([path for path in proxy.asked if path.startswith("/metrics")]) == 1
+
+
+async def test_nothing_that_costs_or_writes_is_ever_asked(tmp_path: Path) -> None:
+    proxy = Proxy()
+    async with serving(proxy) as port:
+        async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made:
+            await made.until("llm_spend_usd_total")
+            await asyncio.sleep(0.5)
+    paths = {path.partition("?")[0] for path in proxy.asked}
+    assert paths == {"/health/liveliness", "/health/readiness", "/health/readiness/details", "/model/info", "/metrics/"}
+
+
+async def test_a_new_configuration_is_taken_and_a_bad_one_refused(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    async with serving(Proxy()) as port:
+        good = f"targets:\n  - {{source: litellm, url: 'http://127.0.0.1:{port}', name: NAME, api_key: sk-right}}\nreload: true\n"
+        file.write_text(good.replace("NAME", "one"))
+        async with exporter(tmp_path, "--config", str(file)) as made:
+            await made.until('llm_target_up{source="litellm",target="one"} 1.0'.replace("{", r"\{"))
+            file.write_text(good.replace("NAME", "two").replace("source", "sourse"))
+            status, text = await made.get("/-/reload", "POST")
+            assert status == 500
+            assert "llm.yaml:2: targets.0.sourse: unknown" in text
+            page = await made.until("llm_exporter_config_last_reload_successful 0.0")
+            assert 'target="one"} 1.0' in page
+            file.write_text(good.replace("NAME", "two"))
+            made.process.send_signal(signal.SIGHUP)
+            page = await made.until('target="two"} 1.0')
+            assert "llm_exporter_config_last_reload_successful 1.0" in page
+            assert 'target="one"' not in page
+    assert "sk-right" not in made.log
+
+
+async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with serving(Proxy()) as port:
+        environ = {"LITELLM_HOST": f"127.0.0.1:{port}", "LITELLM_API_KEY": "sk-right"}
+        async with exporter(tmp_path, **environ) as made:
+            before = await made.until("llm_spend_usd_total")
+        async with exporter(tmp_path, **environ) as made:
+            after = await made.until("llm_spend_usd_total")
+    counters = [set(re.findall(r"^llm_\w+_total\{[^}]*layer.*$", page, re.MULTILINE)) for page in (before, after)]
+    assert len(counters[0]) > 100
+    assert counters[0] == counters[1]
+
+
+async def test_a_taken_port_says_what_to_look_for_and_what_to_write(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with exporter(tmp_path, listen=f"127.0.0.1:{taken.getsockname()[1]}") as made:
+            await made.process.wait()
+    assert await made.stop() == 1
+    assert "--listen" in made.log
+    assert "ss -ltnp" in made.log
+    assert "Traceback" not in made.log
+
+
+async def test_logs_can_be_json(tmp_path: Path) -> None:
+    async with exporter(tmp_path, "--log-format", "json") as made:
+        await made.until("llm_exporter_build_info")
+    await made.stop()
+    events = [json.loads(line)["event"] for line in made.log.splitlines()]
+    assert "listening" in events
+
+
+async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "exporter", *arguments, env={"PATH": os.environ["PATH"], **environ},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_read_prints_what_would_be_shown_and_what_was_left_out_and_why(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-right\n")
+    async with serving(Proxy()) as port:
+        status, out, err = await run("read", "litellm", f"http://127.0.0.1:{port}", "--api-key-file", str(key))
+        assert status == 0, err
+        assert re.search(r"^llm_spend_usd_total\{.*\} [0-9.e-]+$", out, re.MULTILINE)
+        assert "left out, no word of ours for it:\n" in err
+        assert "  litellm_requests_metric_total (" in err
+        assert "left out, by a rule of the map:\n" in err
+        status, out, err = await run("read", "litellm", f"http://127.0.0.1:{port}")
+        assert (status, out) == (1, "")
+        assert "LITELLM_API_KEY" in err
+
+
+async def test_check_reads_each_target_once_and_lists_every_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    async with serving(Proxy()) as port:
+        file.write_text(f"targets: [{{source: litellm, url: 'http://127.0.0.1:{port}', api_key: sk-right}}]\n")
+        status, out, _ = await run("check", str(file))
+        assert status == 0
+        assert "fine, 1 targets" in out
+        assert re.search(r"up, \d+ series", out)
+    file.write_text("intervall: 5s\ntargets: [{source: litelm, url: 'http://a'}]\n")
+    status, out, err = await run("check", str(file))
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 2
+    assert "interval" in err
+    assert "litellm" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--interval", "5"], "--interval: not a duration: '5' (write 500ms, 2s, 1m30s)"),
+        (["--listen", "nowhere"], "--listen:"),
+        (["--config", "/nonexistent/llm.yaml"], "/nonexistent/llm.yaml"),
+    ],
+)
+async def test_what_is_written_wrong_is_said_without_a_traceback(arguments: list[str], text: str) -> None:
+    status, _, err = await run(*arguments, HOME="/tmp")
+    assert status == 2
+    assert text in err
+    assert "Traceback" not in err

@@ -1,0 +1,233 @@
+"""A dead, hanging, dripping, lying, huge or hostile upstream costs its own target's values, and nothing else."""
+
+import asyncio
+import gzip
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from exporter.app import assemble
+from exporter.config.model import Config
+from exporter.core.board import Board, Health
+from exporter.core.fetch import session
+from exporter.core.poll import Watch
+from exporter.core.types import Reading
+from exporter.sources.litellm import Proxy
+from exporter.text.negotiate import Format
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+GOOD = b"# TYPE litellm_spend_metric_total counter\n" + b'litellm_spend_metric_total{requested_model="m"} 1.5\n'
+SENTINEL = b'python_info{version="3"} 1.0\n'
+
+
+def answer(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
+    lines = {"Content-Type": "text/plain", "Content-Length": str(len(body)), "Connection": "close"}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
+
+
+class Server:
+    """Answers all but the metrics as a healthy LiteLLM; the metrics as it is told."""
+
+    def __init__(self) -> None:
+        self.metrics: bytes | Serve = answer(GOOD + SENTINEL)
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"GET /metrics/"):
+                writer.write(answer(b"{}"))
+            elif isinstance(self.metrics, bytes):
+                writer.write(self.metrics)
+            else:
+                await self.metrics(reader, writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.tasks.discard(task)
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def watched(timeout: float = 1.0) -> AsyncIterator[tuple[Server, Watch, Board]]:  # noqa: ASYNC109 - a setting
+    server = Server()
+    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    board = Board()
+    async with session() as client:
+        watches = []
+        for name in ("bad", "good"):
+            target = Proxy(url=url, name=name)
+            parts = assemble(Config(), target, client, None)
+            health = Health("litellm", name, {})
+            board.watch(health)
+            watches.append(
+                Watch(
+                    parts.source,
+                    parts.totals,
+                    parts.reader,
+                    parts.insight,
+                    url=url,
+                    interval=5.0,
+                    timeout=timeout,
+                    exclude=frozenset(),
+                    health=health,
+                    board=board,
+                    store=None,
+                )  # fmt: skip
+            )
+        await watches[1].read()
+        yield server, watches[0], board
+    for task in list(server.tasks):
+        task.cancel()
+    listening.close()
+
+
+def lines_of(board: Board, target: str) -> list[bytes]:
+    needle = f'target="{target}"'.encode()
+    return [line for line in board.page(Format.TEXT).splitlines() if needle in line]
+
+
+async def hang(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+    while True:
+        writer.write(b"# a\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+    while True:
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+    for number in range(10**9):
+        writer.write(b"".join(b'a{b="%d"} 1\n' % (number * 5000 + count) for count in range(5000)))
+        await writer.drain()
+
+
+async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(answer(GOOD)[:-20])
+    await writer.drain()
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+BOMB = gzip.compress(b"#" * (64 << 20))
+BAD: dict[str, tuple[bytes | Serve, str]] = {
+    "hangs": (hang, "timeout"),
+    "drips": (drip, "timeout"),
+    "never ends a line": (flood, "too_large"),
+    "says nothing": (answer(b""), "content"),
+    "resets": (reset, "truncated"),
+    "closes without an answer": (b"", "truncated"),
+    "lies about its length": (answer(GOOD, Content_Length=str(len(GOOD) + 100)), "truncated"),
+    "is cut under HTTP/1.0": (answer(GOOD[:-3], Content_Length="").replace(b"HTTP/1.1", b"HTTP/1.0"), "truncated"),
+    "answers HTML": (answer(b"<html>sign in</html>\n", Content_Type="text/html"), "content"),
+    "answers JSON": (answer(b"{}\n", Content_Type="application/json"), "content"),
+    "redirects": (answer(b"", "307 Temporary Redirect", Location="http://127.0.0.1:1/"), "redirect"),
+    "wants a key": (answer(b"", "401 Unauthorized"), "auth"),
+    "has no metrics": (answer(b"", "404 Not Found"), "status"),
+    "fails": (answer(b"", "500 Internal Server Error"), "status"),
+    "is malformed": (answer(GOOD + b"litellm{ 1\n"), "malformed"),
+    "has a bad number": (answer(GOOD + b"litellm_teams 1_000\n"), "malformed"),
+    "is a compressed bomb": (answer(BOMB, Content_Encoding="gzip"), "too_large"),
+    "is broken gzip": (answer(b"nonsense", Content_Encoding="gzip"), "malformed"),
+    "is cut gzip": (answer(gzip.compress(GOOD)[:-12], Content_Encoding="gzip"), "truncated"),
+    "is compressed unasked": (answer(GOOD, Content_Encoding="br"), "content"),
+    "speaks no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", "content"),
+    "has endless headers": (b"HTTP/1.1 200 OK\r\nX: " + b"a" * (1 << 20), "content"),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_the_next_read(how: str) -> None:
+    bad, reason = BAD[how]
+    async with watched() as (server, watch, board):
+        good = server.metrics
+        assert (await watch.read()).ok
+        others = lines_of(board, "good")
+        server.metrics = bad
+        failed = await watch.read()
+        assert (failed.reason, failed.samples) == (reason, ())
+        assert failed.error
+        page = lines_of(board, "bad")
+        assert b'llm_target_up{source="litellm",target="bad"} 0.0' in page
+        assert f'llm_target_read_failures_total{{source="litellm",target="bad",reason="{reason}"}} 1.0'.encode() in page
+        assert not [line for line in page if not line.startswith(b"llm_target_")]
+        assert lines_of(board, "good") == others
+        server.metrics = good
+        again = await watch.read()
+        assert again.ok, again.error
+        assert lines_of(board, "bad")
+
+
+async def test_too_many_series_and_too_long_labels_are_left_out_without_growing() -> None:
+    many = b"".join(b'litellm_spend_metric_total{requested_model="m%d"} 1\n' % number for number in range(5000))
+    long = b'litellm_spend_metric_total{requested_model="' + b"x" * 5000 + b'"} 1\n'
+    async with watched(timeout=10.0) as (server, watch, _):
+        server.metrics = answer(many + long + SENTINEL)
+        reading: Reading = await watch.read()
+    assert reading.ok
+    assert watch.health.dropped["limit"] == 1
+    assert not [series for series, _ in reading.samples if len(series.prefix) > 1000]
+
+
+async def test_an_endless_body_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(timeout=20.0) as (server, watch, _):
+        watch._reader._limits = type(watch._reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
+        server.metrics = endless
+        assert (await watch.read()).reason == "too_large"
+
+
+async def test_a_dead_upstream_is_told_apart_from_a_slow_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    async with session() as client:
+        target = Proxy(url=url)
+        parts = assemble(Config(), target, client, None)
+        health = Health("litellm", target.target_name, {})
+        board = Board()
+        board.watch(health)
+        watch = Watch(
+            parts.source, parts.totals, parts.reader, parts.insight, url=url, interval=5.0, timeout=1.0,
+            exclude=frozenset(), health=health, board=board, store=None,
+        )  # fmt: skip
+        reading = await watch.read()
+    assert reading.reason == "connect"
+    assert "nothing listens there" in reading.error
+
+
+async def test_no_key_is_sent_to_where_a_redirect_points() -> None:
+    asked: list[bytes] = []
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    other = await asyncio.start_server(elsewhere, "127.0.0.1", 0)
+    place = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}/"
+    async with watched() as (server, watch, _):
+        server.metrics = answer(b"", "302 Found", Location=place)
+        assert (await watch.read()).reason == "redirect"
+    other.close()
+    assert asked == []

@@ -1,0 +1,73 @@
+"""State over restarts: exact where it is good, never guessed where it is not."""
+
+from pathlib import Path
+
+import pytest
+from exporter.core.state import Store, default_directory
+
+STATE = {"identity": 1.0, "kept": {}, "forgotten": [], "slots": []}
+URL = "http://a:4000"
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.load("a/b:c", URL) == (None, False)
+    store.save("a/b:c", URL, STATE)
+    assert store.load("a/b:c", URL) == (STATE, False)
+    assert [file.name for file in tmp_path.glob("*.json")] == ["a%2Fb%3Ac.json"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"format":1}', "[]", "\x00"])
+def test_damaged_state_makes_totals_begin_at_0(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    store.save("t", URL, STATE)
+    (tmp_path / "t.json").write_text(damage)
+    assert store.load("t", URL) == (None, True)
+
+
+def test_state_cut_at_any_byte_or_with_any_byte_changed_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save("t", URL, STATE)
+    file = tmp_path / "t.json"
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at])
+        assert store.load("t", URL) == (None, True)
+    for at in range(whole.index(b'"digest"'), len(whole) - 1):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert store.load("t", URL) == (None, True)
+
+
+def test_state_of_another_url_is_not_taken(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save("t", URL, STATE)
+    assert store.load("t", "http://b:4000") == (None, True)
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "state")
+    assert not store.kept
+    store.save("t", URL, STATE)
+    assert store.load("t", URL) == (None, True)
+
+
+def test_a_second_exporter_does_not_take_the_folder_of_the_first(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    second = Store(tmp_path)
+    assert (first.kept, second.kept) == (True, False)
+    first.close()
+    assert Store(tmp_path).kept
+
+
+def test_a_long_name_makes_a_file_of_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for last in "xy":
+        store.save("é" * 300 + last, URL, {**STATE, "identity": last})
+    assert [store.load("é" * 300 + last, URL)[0] for last in "xy"] == [{**STATE, "identity": last} for last in "xy"]
+
+
+def test_the_folder_is_the_service_managers_else_the_users() -> None:
+    assert default_directory({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}) == Path("/var/lib/a")
+    assert default_directory({"XDG_STATE_HOME": "/x", "HOME": "/h"}) == Path("/x/llm-exporter")
+    assert default_directory({"HOME": "/h"}) == Path("/h/.local/state/llm-exporter")

@@ -1,0 +1,236 @@
+"""Reading by difference gives what the strict parser gives, whatever chunks a body comes in and however it is written."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from exporter.core.errors import ReadError
+from exporter.text.difference import Difference, Limits
+from exporter.text.parse import Line, parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CAPTURES = sorted((Path(__file__).parents[1] / "captures" / "litellm" / "1.106.2").glob("m*_[1t]*.body"))
+
+
+@dataclass(eq=False)
+class Last:
+    """A line's destination that remembers the last value alone."""
+
+    value: float
+    text: bytes = b""
+    read: int = 0
+    here: bool = True
+
+    def take(self, value: float) -> None:
+        self.value = value
+
+    def vanished(self, identity: bytes, now: float) -> bool:
+        return True
+
+
+@dataclass
+class Values:
+    """A sink that keeps each series' last value."""
+
+    known: dict[tuple[str, tuple[tuple[str, str], ...]], Last] = field(default_factory=dict)
+    dropped: int = 0
+    opened: int = 0
+
+    def begin(self) -> None: ...
+
+    def open(self, line: Line, upstream_type: str | None) -> Last:
+        self.opened += 1
+        self.type = upstream_type
+        known = self.known[line.name, line.labels] = Last(line.value)
+        return known
+
+    def drop(self, reason: str) -> None:
+        self.dropped += 1
+
+    def settle(self) -> Iterator[tuple[bytes, Last]]:
+        return iter(())
+
+    def abort(self) -> Iterable[bytes]:
+        return ()
+
+    def end(self) -> bool:
+        return True
+
+    def verify(self) -> None: ...
+
+
+class Reader:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.sink = Values()
+        self.difference = Difference(self.sink, limits)
+
+    def read(self, body: bytes, chunk: int = 1 << 16, *, openmetrics: bool = False) -> None:
+        self.difference.begin(openmetrics=openmetrics)
+        try:
+            for start in range(0, len(body), chunk):
+                self.difference.feed(body[start : start + chunk])
+            self.difference.end()
+        except ReadError:
+            self.difference.abort()
+            raise
+
+    def values(self, body: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], str]:
+        """What is known of the series that stand in this body."""
+        return {(line.name, line.labels): repr(self.sink.known[line.name, line.labels].value) for line in parse(body)}
+
+
+def strictly(body: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], str]:
+    return {(line.name, line.labels): repr(line.value) for line in parse(body)}
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 16])
+def test_captures_one_after_the_other_read_as_the_strict_parser_reads_them(chunk: int) -> None:
+    reader = Reader()
+    for capture in CAPTURES:
+        body = capture.read_bytes()[: 60_000 if chunk == 1 else None]
+        body = body[: body.rindex(b"\n") + 1]
+        reader.read(body, chunk)
+        uncreated = strictly(body)
+        assert reader.values(body) == uncreated
+
+
+NAMES = st.sampled_from(["a", "a_total", "b:c", "h_bucket"])
+LABELS = st.dictionaries(
+    st.sampled_from(["x", "y", "le"]), st.text(st.sampled_from('ab "\\\n{}#,= é漢'), max_size=6), max_size=3
+)
+NUMBERS = st.one_of(st.floats(), st.integers(-5, 2000).map(float))
+
+
+def escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def written(value: float) -> str:
+    return "NaN" if value != value else repr(value).replace("inf", "Inf")
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    lines = []
+    for _ in range(draw(st.integers(1, 8))):
+        labels = draw(LABELS)
+        shown = ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items())
+        tail = draw(st.sampled_from(["", " 1395066363000", "  ", ' # {id="a b"} 0.5']))
+        blank = draw(st.sampled_from([" ", "  ", "\t"]))
+        lines.append(f"{draw(NAMES)}{{{shown}}}{blank}{written(draw(NUMBERS))}{tail}")
+        if draw(st.booleans()):
+            lines.append(draw(st.sampled_from(["# a comment", "", "# HELP a nothing", "# TYPE b:c gauge"])))
+    return "".join(line + end for line in lines).encode()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(bodies(), min_size=1, max_size=5), st.integers(1, 50))
+def test_any_bodies_in_any_chunks_read_as_the_strict_parser_reads_them(several: list[bytes], chunk: int) -> None:
+    reader = Reader()
+    for body in several:
+        reader.read(body, chunk)
+        assert reader.values(body) == strictly(body)
+
+
+def test_a_line_is_parsed_once_and_known_again() -> None:
+    reader = Reader()
+    for value in range(5):
+        reader.read(b'a{x="1"} %d\n# TYPE b gauge\nb 1\n' % value)
+    assert reader.sink.opened == 2
+    assert reader.sink.known["a", (("x", "1"),)].value == 4.0
+
+
+def test_of_a_series_that_stands_twice_the_first_counts() -> None:
+    reader = Reader()
+    for _ in range(2):
+        reader.read(b"a 1\na 2\na 3 1395066363000\n")
+    assert reader.sink.known["a", ()].value == 1.0
+    assert reader.sink.dropped == 4
+
+
+def test_a_type_is_told_for_each_line_and_a_changed_one_opens_the_lines_anew() -> None:
+    reader = Reader()
+    reader.read(b"# TYPE a_total counter\na_total 1\n")
+    assert reader.sink.type == "counter"
+    reader.read(b"# TYPE a_total gauge\na_total 1\n")
+    assert reader.sink.type == "gauge"
+
+
+def test_a_vanished_line_is_parsed_again_on_its_return() -> None:
+    reader = Reader()
+    reader.read(b"a 1\nb 1\n")
+    reader.read(b"b 1\n")
+    assert len(reader.difference) == 1
+    reader.read(b"a 1\nb 1\n")
+    assert reader.sink.opened == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "text"),
+    [
+        (b"a 1\nb{ 2\n", "malformed", "line 2 in a line of b"),
+        (b"a 1\na 1_0\n", "malformed", "line 2 in a line of a: not a number"),
+        (b'a{user="alice"x} 1\n', "malformed", "line 1 in a line of a"),
+        (b"a 1\nb 2", "truncated", "line feed"),
+        (b"", "content", "empty"),
+        (b"a 1\n" * 30, "too_large", "120 bytes|more than 100 bytes"),
+        (b"a" * 60 + b" 1\n", "too_large", "line 1 has more than 50 bytes"),
+        (b"a 1\nb 1\nc 1\nd 1\n", "too_large", "more than 3 samples"),
+        (b"\xff\xfe 1\n", "malformed", "UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 1 << 16])
+def test_what_is_malformed_or_too_large_fails_with_line_and_reason(
+    body: bytes, reason: str, text: str, chunk: int
+) -> None:
+    reader = Reader(Limits(body=100, line=50, lines=3))
+    with pytest.raises(ReadError, match=text) as error:
+        reader.read(body, chunk)
+    assert error.value.reason == reason
+    assert "alice" not in str(error.value)
+    reader.read(b"a 1\n")
+
+
+def test_a_changed_value_that_is_malformed_fails_as_a_new_line_does() -> None:
+    reader = Reader()
+    reader.read(b"a 1\n")
+    with pytest.raises(ReadError, match="line 1 in a line of a: not a number"):
+        reader.read("a １\n".encode())
+    with pytest.raises(ReadError, match="line 1 in a line of a: not a number"):
+        reader.read("a １\n".encode())
+
+
+def test_openmetrics_ends_with_its_mark_and_has_nothing_behind_it() -> None:
+    reader = Reader()
+    reader.read(b'# TYPE a counter\na_total 1.0 # {x="1"} 0.5 1.5\n# EOF\n', openmetrics=True)
+    assert reader.sink.type == "counter"
+    with pytest.raises(ReadError, match="EOF") as error:
+        reader.read(b"a_total 1.0\n", openmetrics=True)
+    assert error.value.reason == "truncated"
+    with pytest.raises(ReadError, match="more after # EOF"):
+        reader.read(b"# EOF\na_total 1.0\n", openmetrics=True)
+
+
+def test_a_body_cut_at_any_byte_fails_and_the_next_one_reads_right() -> None:
+    first, second = b'a{x="1"} 1\nb 2\nc 3\n', b'a{x="1"} 2\nb 3\nd 4\n'
+    for at in range(len(second) - 1):
+        reader = Reader()
+        reader.read(first)
+        if second[at - 1 : at] != b"\n":
+            with pytest.raises(ReadError):
+                reader.read(second[:at])
+        reader.read(second)
+        assert reader.values(second) == strictly(second)
+
+
+def test_memory_follows_what_is_live() -> None:
+    reader = Reader()
+    for number in range(200):
+        reader.read(b"".join(b'# HELP h%d x\na{x="%d"} 1\n' % (number, number * 10 + line) for line in range(10)))
+    assert len(reader.difference) == 10
+    assert len(reader.difference._comments) == 1
+    assert sys.getsizeof(reader.sink) < 1000
