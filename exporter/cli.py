@@ -101,7 +101,7 @@ def _flags(options: argparse.Namespace) -> dict[str, object]:
     given: dict[str, object] = {
         "listen": options.listen,
         "interval": options.interval,
-        "state_directory": str(options.state_directory) if options.state_directory else None,
+        "state_directory": str(options.state_directory.absolute()) if options.state_directory else None,
         "reload": options.enable_reload,
         "log_level": options.log_level,
         "log_format": options.log_format,

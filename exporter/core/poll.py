@@ -158,7 +158,10 @@ class Watch:
 
     def save(self) -> None:
         """Write the state, where it has changed."""
-        if self._dirty and self._store is not None:
-            self._store.save(self.health.target, self._url, self._totals.dump())
+        if not self._dirty or self._store is None:
+            return
+        state = self._totals.dump()
+        if state is not None:
+            self._store.save(self.health.target, self._url, state)
             self._saved = time.monotonic()
             self._dirty = False

@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
 from typing import Any
@@ -38,7 +37,9 @@ from exporter.core.lines import (
     Refused,
     Slot,
 )
-from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
+from exporter.core.mapping import Rule, SourceMap
+from exporter.core.naming import Naming
+from exporter.core.shown import Shown
 from exporter.core.types import Family, Sample, Series, SeriesTable
 from exporter.text.parse import Line
 
@@ -58,15 +59,6 @@ REFUSALS = {
 """Why a line that is wanted is not taken, by the reason it is counted under."""
 
 _UNTOLD = (None, "untyped", "unknown")
-
-
-@dataclass(slots=True, eq=False)
-class Undecided:
-    """A line whose place depends on what the rest of the body says."""
-
-    line: Line
-    type: str | None
-    known: Known
 
 
 class Totals:
@@ -100,9 +92,8 @@ class Totals:
         self.fallen = 0  # counters that fell within this read
         self.dropped: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
-        self._broken = 0  # samples of histograms without +Inf
 
-        self._outputs: dict[Series, Output] = {}
+        self._shown = Shown(source_map, table, self._is_shown)
         self._slots: dict[tuple[str, int, Series], Slot] = {}
         self._gauges: dict[tuple[str, Series], GaugeSlot] = {}
         self._lines: set[CounterLine] = set()
@@ -110,11 +101,7 @@ class Totals:
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: WeakSet[CreatedLine] = WeakSet()
 
-        self._tables: dict[str, dict[str, str]] = {name: {} for name in source_map.tables}
-        self._keep = tuple(keep)
-        kept: Mapping[str, list[str]] = (saved or {}).get("kept", {})
-        self._kept = {name: list(kept[name]) for name in self._keep if name in kept}
-        self._undecided: list[Undecided] = []
+        self._naming = Naming(source_map, keep, (saved or {}).get("kept", {}))
 
         self._choices: dict[str, list[WeakSet[Known]]] = {
             rule.key: [WeakSet() for _ in rule.sources] for rule in source_map.rules if len(rule.sources) > 1
@@ -134,17 +121,12 @@ class Totals:
         self._newest_created = 0.0
         self._pids: frozenset[str] = frozenset()
 
-        self._layout: list[Output] = []
-        self._changed = True  # the layout must be made anew
-        self._expiry = inf  # monotonic seconds at which an output leaves the layout
-
     # -- one read ------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         self.read += 1
         self.fallen = 0
         self._anew = False
-        self._undecided = []
         if self._confirmed:
             self._checkpoint = [slot.total for slot in self._slots.values()]
         self._confirmed = False
@@ -153,27 +135,19 @@ class Totals:
         """A line not known by its bytes: find its places, take its value, and return it as known."""
         if line.name in self._gates and line.name not in self._open_gates:
             self._open_gates.add(line.name)
-            self._changed = True
+            self._shown.changed = True
         wanted = self.map.wants(line.name)
         if not wanted:
             return self._unmapped(line)
-        labels = self.map.present(line.labels)
-        self.map.learn(labels, self._tables)
-        if self._unanswered(labels, (rule for rule, _, _ in wanted)):
-            known = Known()
-            self._undecided.append(Undecided(line, upstream_type, known))
-            return known
-        return self._place(line, labels, upstream_type)
+        labels = self._naming.learn(line)
+        return self._naming.wait(line, upstream_type, labels) or self._place(line, labels, upstream_type)
 
     def settle(self) -> Iterator[tuple[bytes, Known]]:
         """At the end of a body: each line that waited for it, by its identity, and what it has become."""
-        if self._undecided:
-            self._rank_kept()
-        for waiting in self._undecided:
+        for waiting in self._naming.decide():
             known = self._place(waiting.line, self.map.present(waiting.line.labels), waiting.type)
             known.text, known.read = waiting.known.text, waiting.known.read
             yield waiting.line.identity, known
-        self._undecided = []
 
     def abort(self) -> Iterable[bytes]:
         """The body was cut: the identities of lines that must be opened again.
@@ -182,8 +156,7 @@ class Totals:
         taken back should the next body come from another one: they may have been its own, and would count twice.
         """
         self._confirmed = self._identity_line is None or self._identity_line.read == self.read
-        waiting, self._undecided = self._undecided, []
-        return [line.line.identity for line in waiting]
+        return [waiting.line.identity for waiting in self._naming.take_waiting()]
 
     def end(self) -> bool:
         """The body was whole, its lines are settled, vanished ones were told. False: no line is known any more."""
@@ -230,44 +203,13 @@ class Totals:
             return created
         return Known()
 
-    def _unanswered(self, labels: Mapping[str, str], rules: Iterable[Rule]) -> bool:
-        if any(name in labels and name not in self._kept for name in self._keep):
-            return True
-        return any(
-            key in labels and labels[key] not in self._tables[table] for rule in rules for table, key in rule.lookups
-        )
-
-    def _rank_kept(self) -> None:
-        """Choose the values of kept labels that are shown: those with most requests in the first body that has any."""
-        weights: dict[str, dict[str, float]] = {name: {} for name in self._keep if name not in self._kept}
-        for waiting in self._undecided:
-            labels = self.map.present(waiting.line.labels)
-            requests = any(rule.family.name == "llm_requests_total" for rule, _, _ in self.map.wants(waiting.line.name))
-            for name, weight in weights.items():
-                if name in labels:
-                    value = labels[name]
-                    weight[value] = weight.get(value, 0.0) + (waiting.line.value if requests else 0.0)
-        for name, weight in weights.items():
-            if weight:
-                self._kept[name] = [value for _, value in sorted((-size, value) for value, size in weight.items())][
-                    :KEPT_VALUES
-                ]
-
-    def _kept_labels(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        for name in self._keep:
-            if name in labels:
-                shown = self._kept.setdefault(name, [])
-                if labels[name] not in shown and len(shown) < KEPT_VALUES:
-                    shown.append(labels[name])
-                yield name, labels[name] if labels[name] in shown else "other"
-
     def _place(self, line: Line, labels: Mapping[str, str], upstream_type: str | None) -> Known:
         counters: list[Slot] = []
         gauges: list[tuple[GaugeSlot, tuple[tuple[str, str], ...]]] = []
         ways: list[WeakSet[Known]] = []
-        kept = tuple(self._kept_labels(labels))
+        kept = tuple(self._naming.kept(labels))
         for rule, alternative, suffix in self.map.wants(line.name):
-            ours = self.map.place(rule, labels, self._tables)
+            ours = self._naming.place(rule, labels)
             if ours is None:
                 continue
             if not rule.internal and upstream_type not in (*_UNTOLD, rule.family.kind):
@@ -310,7 +252,7 @@ class Totals:
         known = CounterLine(self, slots)
         self._lines.add(known)
         for slot in slots:
-            self._changed |= slot.inputs == 0
+            self._shown.changed |= slot.inputs == 0
             slot.inputs += 1
         if not 0.0 <= line.value < inf:
             self.drop("value")
@@ -338,37 +280,30 @@ class Totals:
             del self._forgotten[next(iter(self._forgotten))]
         for slot in line.slots:
             slot.inputs -= 1
-            self._changed |= slot.inputs == 0
+            self._shown.changed |= slot.inputs == 0
 
     def _slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None:
         """The slot of this place, made where it is new; None where there are too many series."""
         slot = self._slots.get((key, alternative, series))
         if slot is None:
-            output = self._output(series)
-            if output is None:
+            if self._is_full():
                 return None
             slot = self._slots[key, alternative, series] = Slot(rule, alternative, self._scale(rule, series))
-            output.slots.append(slot)
+            self._shown.output(series, new=self._watched).slots.append(slot)
         return slot
+
+    def _is_full(self) -> bool:
+        return len(self._shown) + len(self._gauges) >= self._max_series
 
     @staticmethod
     def _scale(rule: Rule | None, series: Series) -> float:
         """What the slot's total is multiplied with: of a histogram the sum alone has a unit."""
         return 1.0 if rule is None or series.suffix in ("_bucket", "_count") else rule.scale
 
-    def _output(self, series: Series) -> Output | None:
-        output = self._outputs.get(series)
-        if output is None:
-            if len(self._outputs) + len(self._gauges) >= self._max_series:
-                return None
-            output = self._outputs[series] = Output(series, born=-1 if self._watched else None)
-            self._changed = True
-        return output
-
     def _gauge(self, rule: Rule, series: Series) -> GaugeSlot | None:
         slot = self._gauges.get((rule.key, series))
         if slot is None:
-            if len(self._outputs) + len(self._gauges) >= self._max_series:
+            if self._is_full():
                 return None
             slot = self._gauges[rule.key, series] = GaugeSlot(series, rule)
         return slot
@@ -410,14 +345,13 @@ class Totals:
             slot.total = total
             slot.inputs = 0
         until = self._clock() + RETENTION
-        for output in self._outputs.values():
-            output.until = until
+        self._shown.hold(until)
         self._gauges.clear()
         self._lines.clear()
         self._gone.clear()
         self._strangers = False
         self._settling = STEADY
-        self._changed = True
+        self._shown.changed = True
 
     def _is_another(self) -> bool:
         """Without a start time: whether the series were created anew, the workers are others, or most counters fell."""
@@ -450,7 +384,7 @@ class Totals:
                 continue
             self._chosen[rule.key] = now = present[0]
             if now != before:
-                self._changed = True
+                self._shown.changed = True
                 if self._watched:
                     self._switch(rule, before, now)
 
@@ -465,10 +399,14 @@ class Totals:
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, Any]:
-        """What a restart of the exporter needs to go on exactly; JSON's types only."""
-        if self._saved is not None:
-            return dict(self._saved)
+    def dump(self) -> dict[str, Any] | None:
+        """What a restart of the exporter needs to go on exactly; JSON's types only.
+
+        None while there is nothing better than what was dumped before: nothing whole has been read, or a body was cut
+        before it told its process.
+        """
+        if not self._watched or not self._confirmed:
+            return None
         live: dict[int, float] = {}
         for line in self._lines:
             if line not in self._gone or line.missed != line.read:
@@ -494,7 +432,7 @@ class Totals:
         ]
         return {
             "identity": self._identity,
-            "kept": self._kept,
+            "kept": self._naming.shown,
             "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
             "slots": slots,
         }
@@ -521,7 +459,7 @@ class Totals:
             place = self._slot(key, rule, chosen, series)
             if place is not None:
                 same_name = rule is None or rule.sources[chosen] == source
-                resumed.append((place, self._outputs[series], same_name, was_live, total))
+                resumed.append((place, self._shown.output(series), same_name, was_live, total))
         before = saved["identity"]
         if before is not None and self._identity is not None:
             same = before == self._identity
@@ -543,18 +481,13 @@ class Totals:
                 slot.owed = max(0.0, was_live - alive)
             else:
                 slot.shift = total - slot.total
-        for series, output in self._outputs.items():
-            if series not in known:
-                output.born = -1
-        self._changed = True
-
-    # -- what is shown ---------------------------------------------------------------------------------------------
+        self._shown.bear_all_but(known)
 
     def add(self, family: Family, labels: Iterable[tuple[str, str]], gain: float, suffix: str = "") -> None:
         """Count in a series of our own making; it is kept over restarts as the others are."""
         slot = self._slot("", None, 0, self._table(family, labels, suffix))
         if slot is not None:
-            self._changed |= slot.inputs == 0
+            self._shown.changed |= slot.inputs == 0
             slot.inputs = 1
             slot.total += gain
 
@@ -586,35 +519,16 @@ class Totals:
 
     def current(self) -> Iterator[Sample]:
         """The true values now, those included that a page does not show yet."""
-        if self._changed:
-            self._lay_out(self._clock())
-        yield from ((output.series, output.value) for output in self._layout)
+        return self._shown.current(self._clock())
 
     def values(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
         return {self._own_labels(series): value for series, value in self.current() if series.family.name == name}
 
     def samples(self, carried: int) -> list[Sample]:
-        """What is shown now. `carried` is the number of pages that have carried this target so far.
-
-        A counter that is new on a target already watched is shown as 0 until a page has carried it, so that
-        `increase()` sees its first events.
-        """
-        now = self._clock()
-        if self._changed or now >= self._expiry:
-            self._lay_out(now)
-        self.dropped["histogram"] += self._broken
-        samples: list[Sample] = []
-        for output in self._layout:
-            value = output.value
-            if output.born is not None:
-                if output.born < 0:
-                    output.born = carried
-                if carried > output.born:
-                    output.born = None
-                else:
-                    value = output.floor
-            samples.append((output.series, value))
+        """What is shown now. `carried` is the number of pages that have carried this target so far."""
+        samples = self._shown.samples(carried, self._clock())
+        self.dropped["histogram"] += self._shown.broken
         for key, slot in list(self._gauges.items()):
             if not slot.lines:
                 del self._gauges[key]
@@ -627,53 +541,6 @@ class Totals:
         if rule is None:
             return True
         return self._chosen[rule.key] == slot.alternative and (not rule.when or bool(rule.when & self._open_gates))
-
-    def _lay_out(self, now: float) -> None:
-        self._changed = False
-        self._expiry = inf
-        shown: dict[Series, Output] = {}
-        for series, output in self._outputs.items():
-            if series.family.order < 0:
-                continue
-            output.active = [slot for slot in output.slots if self._is_shown(slot)]
-            if any(slot.inputs for slot in output.active):
-                shown[series] = output
-            elif output.active and now < output.until:
-                shown[series] = output
-                self._expiry = min(self._expiry, output.until)
-        self._broken = 0
-        whole = {(series.family.name, series.labels) for series in shown if series.le == inf}
-        for series in list(shown):
-            if series.family.kind == "histogram" and (series.family.name, series.labels) not in whole:
-                del shown[series]
-                self._broken += 1
-        for series in list(self._closed(shown)):
-            if series not in shown and (filled := self._output(series)) is not None:
-                shown[series] = filled
-        for series, output in self._outputs.items():
-            if output.shown and series not in shown:
-                output.floor = output.value
-                output.born = -1
-            output.shown = series in shown
-        self._layout = list(shown.values())
-        self._changed = False
-
-    def _closed(self, shown: Iterable[Series]) -> Iterator[Series]:
-        """The series that exist at 0 because their parent exists, or because a sister with another value does."""
-        groups = list(shown)
-        for child in dict.fromkeys(rule.family for rule in self.map.rules if rule.family.parent is not None):
-            for series in groups:
-                if series.family is child or series.family.name == child.parent:
-                    labels = [
-                        (name, value)
-                        for name, value in series.labels
-                        if name not in child.closed and (name in child.labels or name not in series.family.labels)
-                    ]
-                    for label, values in child.closed.items():
-                        told = self.map.tells(child, label)
-                        yield from (self._table(child, [*labels, (label, v)]) for v in values if v in told)
-                    if not child.closed:
-                        yield self._table(child, labels)
 
 
 def _fingerprint(identity: bytes) -> int:

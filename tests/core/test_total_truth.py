@@ -35,6 +35,7 @@ class Truth(RuleBasedStateMachine):
         self.unsure: dict[tuple[str, str], float] = {}  # seen in cut bodies, before what told their process
         self.known_start: float | None = None
         self.last_shown: dict[str, float] = {}
+        self.saved: dict[str, Any] | None = None
         self.fresh = True  # the exporter has not read a whole body since its start
 
     # what the upstream does
@@ -117,6 +118,7 @@ class Truth(RuleBasedStateMachine):
         self.missed |= {line for line in self.seen if line not in lines}
         self.fresh = False
         self.begun.clear()
+        self.saved = self.up.totals.dump()
         self.check()
 
     @precondition(lambda self: not self.fresh)
@@ -157,9 +159,11 @@ class Truth(RuleBasedStateMachine):
     @rule()
     def restart_exporter(self) -> None:
         """While nobody looks, a single line's fall can hide behind the growth of another: that is left out here."""
-        saved: dict[str, Any] = json.loads(json.dumps(self.up.totals.dump()))
+        self.saved = self.up.totals.dump() or self.saved
+        assert self.saved is not None
+        self.unsure = {}
         self.lose(set(self.missed))
-        self.up = Upstream(saved)
+        self.up = Upstream(json.loads(json.dumps(self.saved)))
         self.fresh = True
 
     def check(self) -> None:

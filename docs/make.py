@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""Makes the documentation that is derived: `python docs/make.py` writes it, `--check` says what is stale."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
+
+from exporter.catalogue import chapters
+from exporter.config.load import configured_kinds
+from exporter.config.model import Config, TargetConfig
+from exporter.config.values import URL_SCHEMA, duration_text, size_text
+
+HERE = Path(__file__).resolve().parent
+
+SCHEMA_FILE = "llm-exporter.schema.json"
+
+EXAMPLE = """\
+# yaml-language-server: $schema=./llm-exporter.schema.json
+# llm-exporter.yaml: everything is optional; with no file at all, what runs on this machine is found
+
+listen: 0.0.0.0:9400                       # :9400 when left out, on all addresses
+interval: 5s                               # between two reads of a target
+timeout: 10s                               # for one read, in all
+detect: false                              # true: also find what runs on this machine
+reload: true                               # POST /-/reload reads this file anew
+state_directory: /var/lib/llm-exporter     # where totals are kept over restarts
+log_level: info                            # debug, info, warning, error
+log_format: text                           # text, json
+
+targets:
+  - http://gpu-1:8000                      # recognised by what it answers
+  - source: litellm
+    url: http://127.0.0.1:4000
+    name: router-a                         # the label `target`; host:port when left out
+    api_key_file: litellm-key              # a file in $CREDENTIALS_DIRECTORY; or a path: /run/secrets/litellm
+    interval: 15s                          # of this target
+    timeout: 1m30s
+    labels: {team: search}                 # added
+    keep: [team_alias]                     # an upstream label to keep: top 20, the rest `other`
+    exclude: [llm_gateway_overhead_seconds]
+  - source: litellm
+    url: [http://gw-1:4000, http://gw-2:4000]   # one target each
+    api_key_env: LITELLM_API_KEY
+
+limits:                                    # of each target
+  body: 256MiB                             # largest answer, after decompression
+  series: 100000
+
+score:                                     # what llm_provider_score is computed with
+  window: 15m
+  minimum_requests: 10
+  latency: 30s                             # objective of the p95 of the whole answer
+  ttft: 2s                                 # objective of the p95 of the first token
+"""
+
+HEAD = f"""\
+<!-- Made by `python docs/make.py` from exporter/config: change it there. -->
+# Configuration
+
+Everything is optional. Without a file, `llm-exporter` finds what runs on this machine; with `--config FILE` it reads
+what the file names, and finds more only where the file says `detect: true`. `llm-exporter check FILE` checks a file:
+every mistake is listed at once, with its line and what to write instead.
+
+```yaml
+{EXAMPLE}```
+
+Editors complete and check the file with [{SCHEMA_FILE}]({SCHEMA_FILE}), made from the same model.
+
+## How values are written
+
+| What | Written |
+| --- | --- |
+| duration | `500ms`, `2s`, `1m30s`, `1h`, `2d`: whole numbers with units, the largest first |
+| size | `64KiB`, `128MiB`, `1GiB` |
+| URL | `http://…` or `https://…`, without user, password, query or fragment |
+| address | `:9400`, `127.0.0.1:9400`, `[::1]:9400` |
+| label name | letters, digits and `_`, no digit first; not one that the exporter gives itself, \
+and, to add one, not one that Prometheus or what deploys the exporter gives |
+| text | as it is; in quotes where YAML would read a number, `true` or `false` |
+
+YAML is read as 1.2 has it: `yes`, `on` and dates are text. Anchors, aliases and `<<` may be used. A file has at
+most 1 MiB.
+
+A secret stands in a file, in systemd's credentials (`LoadCredential=`) or in the environment. Files are read again each
+time, so a key can be changed while the exporter runs. No secret is ever logged, shown or printed.
+"""
+
+
+_WRITTEN: dict[str, Callable[[Any], str]] = {"duration": duration_text, "size": size_text}
+"""How the defaults of values with a form of their own are written, by the title of their schema."""
+
+
+class _Schema(GenerateJsonSchema):
+    """JSON Schema of what is written: nothing is ever `null`, and titles are the model's own."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's own signature
+        return False
+
+    def nullable_schema(self, schema: NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        made = super().default_schema(schema)
+        if made.get("default", "") in (None, [], {}):
+            del made["default"]
+        elif (write := _WRITTEN.get(made.get("title", ""))) is not None:
+            made["default"] = write(made["default"])
+        return made
+
+
+def _model_schema() -> dict[str, Any]:
+    """The schema of the whole file: that of the model, and in its place for targets the one of every source."""
+    whole = Config.model_json_schema(schema_generator=_Schema)
+    definitions = whole.setdefault("$defs", {})
+    definitions.pop(TargetConfig.__name__, None)
+    kinds: dict[str, type[TargetConfig]] = {"auto": TargetConfig, **configured_kinds()}
+    common: dict[str, Any] = {}
+    choices: list[dict[str, Any]] = [URL_SCHEMA]
+    for kind, model in kinds.items():
+        made = model.model_json_schema(schema_generator=_Schema)
+        definitions.update(made.pop("$defs", {}))
+        properties = made["properties"]
+        properties["source"] |= {"const": kind}
+        for key in [key for key in common if properties[key] == common[key]]:
+            properties[key] = {"$ref": f"#/$defs/target_auto/properties/{key}"}
+        if model is TargetConfig:
+            common = properties
+        else:
+            made["required"].append("source")
+        definitions[f"target_{kind}"] = made | {"title": f"target {kind}"}
+        choices.append({"$ref": f"#/$defs/target_{kind}"})
+    whole["properties"]["targets"]["items"] = {"anyOf": choices}
+    return whole
+
+
+def schema() -> str:
+    """The JSON Schema of a configuration file."""
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_model_schema(), "title": "llm-exporter"}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _form(schema: Mapping[str, Any]) -> str:
+    """How a value is written, in words: `duration`, `true` or `false`, list of family."""
+    if "anyOf" in schema:
+        return " or ".join(_form(choice) for choice in schema["anyOf"])
+    if "enum" in schema and len(schema["enum"]) < 8:
+        return ", ".join(f"`{word}`" for word in schema["enum"])
+    if "title" in schema:
+        return str(schema["title"])
+    match schema.get("type"):
+        case "array":
+            return f"list of {_form(schema['items'])}"
+        case "object":
+            return "mapping of label name to text"
+        case "boolean":
+            return "`true`, `false`"
+        case "integer":
+            return "whole number"
+        case _:
+            return "text"
+
+
+def _table(model: type[BaseModel], keys: Iterable[str]) -> str:
+    made = model.model_json_schema(schema_generator=_Schema)
+    lines = ["| Key | Written | Left out | What it says |", "| --- | --- | --- | --- |"]
+    for key in keys:
+        entry = made["properties"][key]
+        default = entry.get("default", "required" if key in made.get("required", ()) else "")
+        shown = f"`{json.dumps(default).strip(chr(34))}`" if default not in ("", "required") else default
+        lines.append(f"| `{key}` | {_form(entry)} | {shown} | {entry['description']} |")
+    return "\n".join(lines) + "\n"
+
+
+def configuration() -> str:
+    """The page on configuration."""
+    fields = Config.model_fields
+    sections = {
+        key: field.annotation
+        for key, field in fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    pages = [HEAD]
+    plain = [key for key in fields if key not in sections and key != "targets"]
+    pages.append("## The whole\n\n" + _table(Config, plain))
+    for key, section in sections.items():
+        pages.append(f"## `{key}`\n\n{section.__doc__}\n\n{_table(section, section.model_fields)}")
+    pages.append(
+        "## `targets`\n\nA list. An entry is a URL, recognised by what it answers, or a mapping with these keys and "
+        f"those of its source. No two targets have the same name.\n\n{_table(TargetConfig, TargetConfig.model_fields)}"
+    )
+    for kind, model in configured_kinds().items():
+        own = [key for key in model.model_fields if key not in TargetConfig.model_fields]
+        about = f"### `source: {kind}`\n\n{model.__doc__}\n"
+        pages.append(about + ("\n" + _table(model, own) if own else ""))
+    return "\n".join(pages)
+
+
+METRICS = """\
+<!-- Made by `python docs/make.py` from exporter/catalogue and the sources' map.yaml: change it there. -->
+# Metrics
+
+What dashboards and alerts are written against. Every family but the exporter's own carries the labels `source` (the kind
+of thing read) and `target` (its configured name). A label that an upstream does not tell is absent. A counter never
+falls, whatever happens to the upstream's own series: see [architecture](architecture.md#totals).
+
+Joins between families are `on (job, instance, target)`: a target's name is unique on one exporter only. Sums never cross
+`layer`.
+"""
+
+SCORE = """\
+
+## The score, computed again
+
+`llm_provider_score = (1 - E)² × (0.6 + 0.2 L + 0.2 T)`, over the sliding window of `score.window` (15 min):
+
+| Part | From |
+| --- | --- |
+| E | `llm_provider_window_error_ratio` |
+| L | `llm_provider_objective_seconds{stat="latency"} / llm_provider_window_latency_seconds{stat="p95"}`, at most 1 |
+| T | `llm_provider_objective_seconds{stat="ttft"} / llm_provider_window_ttft_seconds{stat="p95"}`, at most 1 |
+
+Where only one of L and T is known it has the weight of both; where neither is, both count as 1. Under
+`score.minimum_requests` (10) attempts in the window there is no score. Percentiles are estimated from the buckets as
+`histogram_quantile` does.
+
+## Savings, computed again
+
+| Family | Per read |
+| --- | --- |
+| `llm_cache_saved_usd_total{cache="response"}` | growth of `llm_response_cache_tokens_total` × the window's growth of `llm_spend_usd_total` ÷ that of (`llm_prompt_tokens_total` + `llm_output_tokens_total` − `llm_response_cache_tokens_total`) |
+| `llm_cache_saved_seconds_total{cache="response"}` | growth of `llm_response_cache_hits_total` × the window's mean of `llm_upstream_duration_seconds` |
+| `llm_cache_saved_usd_total{cache="prompt"}` | growth of `llm_cached_prompt_tokens_total` × (`llm_price_usd_per_token{kind="input"}` − `{kind="cache_read"}`) |
+| `llm_cache_write_cost_usd_total{cache="prompt"}` | growth of `llm_prompt_cache_write_tokens_total` × (`{kind="cache_write"}` − `{kind="input"}`) |
+
+Where no price is known nothing is claimed, and `llm_price_known` is 0.
+
+## In OpenTelemetry's words
+
+| Here | OpenTelemetry (GenAI) |
+| --- | --- |
+| `llm_request_duration_seconds` | `gen_ai.server.request.duration` |
+| `llm_time_to_first_token_seconds` | `gen_ai.server.time_to_first_token` |
+| `llm_time_per_output_token_mean_seconds` | `gen_ai.server.time_per_output_token` (sum and count) |
+| `llm_prompt_tokens_total`, `llm_output_tokens_total` | `gen_ai.client.token.usage` with `gen_ai.token.type` `input`, `output` |
+| label `provider` | `gen_ai.provider.name` |
+| label `model` | `gen_ai.request.model` |
+| label `reason` of failures | `error.type` |
+"""
+
+
+def metrics() -> str:
+    """The page on metrics."""
+    pages = [METRICS]
+    for chapter in chapters():
+        rows = ["| Family | Type | Labels | Meaning |", "| --- | --- | --- | --- |"]
+        for family in chapter.families:
+            own = [label for label in family.labels if label not in ("source", "target")]
+            labels = ", ".join(
+                f"`{label}` ({', '.join(family.closed[label])})" if label in family.closed else f"`{label}`"
+                for label in own
+            )
+            help_text = family.help.replace("|", "\\|")
+            rows.append(f"| `{family.name}` | {family.kind} | {labels} | {help_text} |")
+        pages.append(f"## {chapter.title}\n\n{chapter.text}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(pages) + SCORE
+
+
+MADE: dict[Path, Callable[[], str]] = {
+    HERE / "configuration.md": configuration,
+    HERE / SCHEMA_FILE: schema,
+    HERE / "metrics.md": metrics,
+}
+"""What is made, and by what."""
+
+
+def stale() -> list[Path]:
+    """The files that are not what would be made now."""
+    return [path for path, made in MADE.items() if not path.is_file() or path.read_text("utf-8") != made()]
+
+
+def main(arguments: list[str]) -> int:
+    """Write what is stale; with `--check` only name it, and exit with 1 where there is any."""
+    found = stale()
+    for path in found:
+        if "--check" in arguments:
+            print(f"{path.relative_to(HERE.parent)}: stale (run python docs/make.py)", file=sys.stderr)
+        else:
+            path.write_text(MADE[path](), "utf-8")
+            print(path.relative_to(HERE.parent))
+    return 1 if found and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""What a new line is called in our words, where the line alone does not say it.
+
+Two things take the rest of the body: a label that is looked up in a table (a deployment's group, learnt from other
+lines), and which values of a kept label are large enough to be shown. Lines that depend on them wait until the body has
+ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from exporter.core.lines import Known
+from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
+from exporter.text.parse import Line
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A line whose place depends on the rest of the body; `known` stands for it until then."""
+
+    line: Line
+    type: str | None
+    known: Known
+
+
+class Naming:
+    """Tables and kept labels of one target. `keep` names the upstream labels to keep, `shown` their saved values."""
+
+    def __init__(self, source_map: SourceMap, keep: Iterable[str], shown: Mapping[str, list[str]]) -> None:
+        self._map = source_map
+        self._tables: dict[str, dict[str, str]] = {name: {} for name in source_map.tables}
+        self._keep = tuple(keep)
+        self.shown = {name: list(shown[name]) for name in self._keep if name in shown}
+        self._waiting: list[Waiting] = []
+
+    def learn(self, line: Line) -> dict[str, str]:
+        """The labels that a line really has; what they say about the tables is taken."""
+        labels = self._map.present(line.labels)
+        self._map.learn(labels, self._tables)
+        return labels
+
+    def wait(self, line: Line, upstream_type: str | None, labels: Mapping[str, str]) -> Known | None:
+        """What stands for the line until the body has ended, or None where it can be placed now."""
+        unknown = any(name in labels and name not in self.shown for name in self._keep) or any(
+            key in labels and labels[key] not in self._tables[table]
+            for rule, _, _ in self._map.wants(line.name)
+            for table, key in rule.lookups
+        )
+        if not unknown:
+            return None
+        waiting = Waiting(line, upstream_type, Known())
+        self._waiting.append(waiting)
+        return waiting.known
+
+    def take_waiting(self) -> list[Waiting]:
+        """The lines that wait; they wait no more."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def decide(self) -> list[Waiting]:
+        """The body has ended: what waited can be placed."""
+        waiting = self.take_waiting()
+        undecided = [name for name in self._keep if name not in self.shown]
+        for name in undecided if waiting else ():
+            self._rank(name, waiting)
+        return waiting
+
+    def _rank(self, name: str, waiting: Iterable[Waiting]) -> None:
+        """Show the values of a kept label that have most requests in the first body that has any."""
+        weights: dict[str, float] = {}
+        for line in (waiting.line for waiting in waiting):
+            value = self._map.present(line.labels).get(name)
+            if value is not None:
+                requests = any(rule.family.name == "llm_requests_total" for rule, _, _ in self._map.wants(line.name))
+                weights[value] = weights.get(value, 0.0) + (line.value if requests else 0.0)
+        if weights:
+            ranked = sorted((-weight, value) for value, weight in weights.items())
+            self.shown[name] = [value for _, value in ranked[:KEPT_VALUES]]
+
+    def kept(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """The kept labels of a line; a value beyond those that are shown is `other`. Who is shown stays."""
+        for name in self._keep:
+            if name in labels:
+                shown = self.shown.setdefault(name, [])
+                if labels[name] not in shown and len(shown) < KEPT_VALUES:
+                    shown.append(labels[name])
+                yield name, labels[name] if labels[name] in shown else "other"
+
+    def place(self, rule: Rule, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
+        """Our labels for a line under a rule, or None where the rule leaves the line out."""
+        return self._map.place(rule, labels, self._tables)

@@ -1,0 +1,125 @@
+"""Which counters of a target are shown, and with what values: births, closed sets, whole histograms, leaving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from math import inf
+
+from exporter.core.lines import Output, Slot
+from exporter.core.mapping import SourceMap
+from exporter.core.types import Sample, Series, SeriesTable
+
+
+class Shown:
+    """The outputs of one target and their layout: what is shown, made anew only where something `changed`.
+
+    `counts` says whether a slot makes the value of its output now (its name is the chosen one, its rule is in force).
+    """
+
+    def __init__(self, source_map: SourceMap, table: SeriesTable, counts: Callable[[Slot], bool]) -> None:
+        self._map = source_map
+        self._table = table
+        self._counts = counts
+        self._outputs: dict[Series, Output] = {}
+        self._layout: list[Output] = []
+        self._expiry = inf  # monotonic seconds at which the next output leaves
+        self.changed = True
+        self.broken = 0  # samples of histograms without +Inf
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def output(self, series: Series, *, new: bool = False) -> Output:
+        """The output of a series. A `new` one, on a target already watched, is shown as 0 first."""
+        output = self._outputs.get(series)
+        if output is None:
+            output = self._outputs[series] = Output(series, born=-1 if new else None)
+            self.changed = True
+        return output
+
+    def hold(self, until: float) -> None:
+        """Keep all outputs until then (monotonic seconds), though nothing feeds them."""
+        for output in self._outputs.values():
+            output.until = until
+        self.changed = True
+
+    def bear_all_but(self, known: Collection[Series]) -> None:
+        """Outputs that were not there when the state was saved are shown as 0 first."""
+        for series, output in self._outputs.items():
+            if series not in known:
+                output.born = -1
+        self.changed = True
+
+    def current(self, now: float) -> Iterator[Sample]:
+        """The true values at `now` (monotonic seconds), those included that a page does not show yet."""
+        if self.changed or now >= self._expiry:
+            self._lay_out(now)
+        return ((output.series, output.value) for output in self._layout)
+
+    def samples(self, carried: int, now: float) -> list[Sample]:
+        """What is shown at `now` (monotonic seconds), after so many pages that carried this target.
+
+        A counter that is new on a target already watched is shown as 0 until a page has carried it, so that
+        `increase()` sees its first events.
+        """
+        samples = list(self.current(now))
+        for place, output in enumerate(self._layout):
+            if output.born is not None:
+                if output.born < 0:
+                    output.born = carried
+                if carried > output.born:
+                    output.born = None
+                else:
+                    samples[place] = (output.series, output.floor)
+        return samples
+
+    def _lay_out(self, now: float) -> None:
+        shown = dict(self._fed(now))
+        whole = {(series.family.name, series.labels) for series in shown if series.le == inf}
+        broken = [
+            series
+            for series in shown
+            if series.family.kind == "histogram" and (series.family.name, series.labels) not in whole
+        ]
+        for series in broken:
+            del shown[series]
+        self.broken = len(broken)
+        for series in list(self._closed(shown)):
+            if series not in shown:
+                shown[series] = self.output(series, new=True)
+        for series, output in self._outputs.items():
+            if output.shown and series not in shown:
+                output.floor = output.value
+                output.born = -1
+            output.shown = series in shown
+        self._layout = list(shown.values())
+        self.changed = False
+
+    def _fed(self, now: float) -> Iterator[tuple[Series, Output]]:
+        """Outputs that lines feed, or that are held a while longer."""
+        self._expiry = inf
+        for series, output in self._outputs.items():
+            if series.family.order >= 0:
+                output.active = [slot for slot in output.slots if self._counts(slot)]
+                if any(slot.inputs for slot in output.active):
+                    yield series, output
+                elif output.active and now < output.until:
+                    self._expiry = min(self._expiry, output.until)
+                    yield series, output
+
+    def _closed(self, shown: Iterable[Series]) -> Iterator[Series]:
+        """The series that exist at 0 because their parent exists, or because a sister with another value does."""
+        groups = list(shown)
+        for child in dict.fromkeys(rule.family for rule in self._map.rules if rule.family.parent is not None):
+            for series in groups:
+                if series.family is child or series.family.name == child.parent:
+                    labels = [
+                        (name, value)
+                        for name, value in series.labels
+                        if name not in child.closed and (name in child.labels or name not in series.family.labels)
+                    ]
+                    for label, values in child.closed.items():
+                        told = self._map.tells(child, label)
+                        yield from (self._table(child, [*labels, (label, v)]) for v in values if v in told)
+                    if not child.closed:
+                        yield self._table(child, labels)
