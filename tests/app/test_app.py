@@ -36,9 +36,9 @@ class Proxy:
         }.get(request.path)
         if name is None:
             return web.Response(status=404)
-        if request.path != "/health/liveliness" and request.path != "/health/readiness":
-            if request.headers.get("Authorization") != f"Bearer {self.key}":
-                return web.Response(status=401)
+        open_to_all = ("/health/liveliness", "/health/readiness")
+        if request.path not in open_to_all and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.Response(status=401)
         body = (CAPTURES / f"{name}.body").read_bytes()
         return web.Response(body=body, content_type="application/json" if body[:1] in b'{"' else "text/plain")
 
@@ -137,10 +137,12 @@ async def test_a_proxy_that_wants_a_key_is_asked_once_and_the_page_says_which_li
 
 async def test_nothing_that_costs_or_writes_is_ever_asked(tmp_path: Path) -> None:
     proxy = Proxy()
-    async with serving(proxy) as port:
-        async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made:
-            await made.until("llm_spend_usd_total")
-            await asyncio.sleep(0.5)
+    async with (
+        serving(proxy) as port,
+        exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made,
+    ):
+        await made.until("llm_spend_usd_total")
+        await asyncio.sleep(0.5)
     paths = {path.partition("?")[0] for path in proxy.asked}
     assert paths == {"/health/liveliness", "/health/readiness", "/health/readiness/details", "/model/info", "/metrics/"}
 
@@ -148,7 +150,8 @@ async def test_nothing_that_costs_or_writes_is_ever_asked(tmp_path: Path) -> Non
 async def test_a_new_configuration_is_taken_and_a_bad_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "llm.yaml"
     async with serving(Proxy()) as port:
-        good = f"targets:\n  - {{source: litellm, url: 'http://127.0.0.1:{port}', name: NAME, api_key: sk-right}}\nreload: true\n"
+        entry = f"{{source: litellm, url: 'http://127.0.0.1:{port}', name: NAME, api_key: sk-right}}"
+        good = f"targets:\n  - {entry}\nreload: true\n"
         file.write_text(good.replace("NAME", "one"))
         async with exporter(tmp_path, "--config", str(file)) as made:
             await made.until('llm_target_up{source="litellm",target="one"} 1.0'.replace("{", r"\{"))

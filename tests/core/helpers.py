@@ -27,7 +27,9 @@ MAP_WITH_FAILURES = (
     + """
   llm_request_failures_total:
     from: [up_failures_total]
-    labels: {model: model, reason: {cases: [{is: auth, status: ["401", "403"]}, {is: timeout, status: "5*"}], else: other}}
+    labels:
+      model: model
+      reason: {cases: [{is: auth, status: ["401", "403"]}, {is: timeout, status: "5*"}], else: other}
 """
 )
 

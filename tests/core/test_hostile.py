@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+
 from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board, Health
@@ -84,7 +85,7 @@ async def watched(timeout: float = 1.0) -> AsyncIterator[tuple[Server, Watch, Bo
                     health=health,
                     board=board,
                     store=None,
-                )  # fmt: skip
+                )
             )
         await watches[1].read()
         yield server, watches[0], board
@@ -191,7 +192,7 @@ async def test_too_many_series_and_too_long_labels_are_left_out_without_growing(
     assert not [series for series, _ in reading.samples if len(series.prefix) > 1000]
 
 
-async def test_an_endless_body_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_body_ends_at_the_limit() -> None:
     async with watched(timeout=20.0) as (server, watch, _):
         watch._reader._limits = type(watch._reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
         server.metrics = endless
@@ -209,9 +210,18 @@ async def test_a_dead_upstream_is_told_apart_from_a_slow_one() -> None:
         board = Board()
         board.watch(health)
         watch = Watch(
-            parts.source, parts.totals, parts.reader, parts.insight, url=url, interval=5.0, timeout=1.0,
-            exclude=frozenset(), health=health, board=board, store=None,
-        )  # fmt: skip
+            parts.source,
+            parts.totals,
+            parts.reader,
+            parts.insight,
+            url=url,
+            interval=5.0,
+            timeout=1.0,
+            exclude=frozenset(),
+            health=health,
+            board=board,
+            store=None,
+        )
         reading = await watch.read()
     assert reading.reason == "connect"
     assert "nothing listens there" in reading.error

@@ -4,9 +4,10 @@ import re
 
 import pytest
 import yaml
+from helpers import Upstream
+
 from exporter.catalogue import families, maps
 from exporter.core.mapping import MapError, SourceMap
-from helpers import Upstream
 
 
 def load(text: str) -> SourceMap:

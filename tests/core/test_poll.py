@@ -6,13 +6,14 @@ import zlib
 from typing import Any
 
 import pytest
+from helpers import Upstream
+
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
 from exporter.core.poll import Watch, interval_in_force, next_on_grid
 from exporter.core.source import Result
 from exporter.core.types import SeriesTable
 from exporter.insight import Insight, Settings
-from helpers import Upstream
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from exporter.core.state import Store, default_directory
 
 STATE = {"identity": 1.0, "kept": {}, "forgotten": [], "slots": []}

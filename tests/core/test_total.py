@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from helpers import MAP_WITH_FAILURES, Upstream, body
+
 from exporter.core.errors import ReadError
 from exporter.core.total import STEADY
-from helpers import MAP_WITH_FAILURES, Upstream, body
 
 M = 'llm_requests_total{model="m"}'
 

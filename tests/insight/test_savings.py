@@ -1,6 +1,7 @@
 """What caches saved, worked out by hand beside the code."""
 
 import pytest
+
 from exporter.catalogue import families
 from exporter.core.types import Family, Sample, SeriesTable
 from exporter.insight.savings import Savings
@@ -41,11 +42,25 @@ class Books:
 
 def test_the_response_cache_saved_what_paid_tokens_cost_and_what_the_provider_took() -> None:
     books = Books()
-    books.read(prompt_tokens_total=0, output_tokens_total=0, spend_usd_total=0, response_cache_hits_total=0,
-               response_cache_tokens_total=0, upstream_duration_seconds_sum=0, upstream_duration_seconds_count=0)  # fmt: skip
+    books.read(
+        prompt_tokens_total=0,
+        output_tokens_total=0,
+        spend_usd_total=0,
+        response_cache_hits_total=0,
+        response_cache_tokens_total=0,
+        upstream_duration_seconds_sum=0,
+        upstream_duration_seconds_count=0,
+    )
     # 10 paid answers of 100 tokens for 2 USD, 1.5 s each; 4 hits of 100 tokens
-    books.read(prompt_tokens_total=1000, output_tokens_total=400, spend_usd_total=2.0, response_cache_hits_total=4,
-               response_cache_tokens_total=400, upstream_duration_seconds_sum=15, upstream_duration_seconds_count=10)  # fmt: skip
+    books.read(
+        prompt_tokens_total=1000,
+        output_tokens_total=400,
+        spend_usd_total=2.0,
+        response_cache_hits_total=4,
+        response_cache_tokens_total=400,
+        upstream_duration_seconds_sum=15,
+        upstream_duration_seconds_count=10,
+    )
     assert books.saved["llm_cache_saved_usd_total", "response"] == pytest.approx(400 * 2.0 / 1000)
     assert books.saved["llm_cache_saved_seconds_total", "response"] == pytest.approx(4 * 1.5)
 
@@ -56,16 +71,22 @@ def test_hits_before_the_first_paid_answer_are_counted_when_the_price_is_told() 
     books.read(**rest, response_cache_hits_total=0, response_cache_tokens_total=0)
     books.read(**{**rest, "prompt_tokens_total": 100.0}, response_cache_hits_total=1, response_cache_tokens_total=100)
     assert ("llm_cache_saved_usd_total", "response") not in books.saved
-    books.read(prompt_tokens_total=200, output_tokens_total=0, spend_usd_total=1.0, response_cache_hits_total=1,
-               response_cache_tokens_total=100)  # fmt: skip
+    books.read(
+        prompt_tokens_total=200,
+        output_tokens_total=0,
+        spend_usd_total=1.0,
+        response_cache_hits_total=1,
+        response_cache_tokens_total=100,
+    )
     assert books.saved["llm_cache_saved_usd_total", "response"] == pytest.approx(1.0)
 
 
 def test_without_a_price_nothing_is_claimed_and_the_price_is_said_to_be_unknown() -> None:
     books = Books()
     assert books.read(spend_usd_total=0.0, output_tokens_total=0.0, response_cache_hits_total=0.0) == []
-    known = books.read(spend_usd_total=0.0, output_tokens_total=50.0, response_cache_hits_total=3.0,
-                       response_cache_tokens_total=20.0)  # fmt: skip
+    known = books.read(
+        spend_usd_total=0.0, output_tokens_total=50.0, response_cache_hits_total=3.0, response_cache_tokens_total=20.0
+    )
     assert known == [0.0]
     assert not [name for name, _ in books.saved if name.endswith("usd_total")]
 

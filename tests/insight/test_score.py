@@ -3,12 +3,13 @@
 from math import inf
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from exporter.catalogue import families
 from exporter.core.types import Sample, SeriesTable
 from exporter.insight.score import Scorecard, quantile, score
 from exporter.insight.words import Window, Words
-from hypothesis import given
-from hypothesis import strategies as st
 
 TABLE = SeriesTable({"source": "s", "target": "t"})
 BOUNDS = (0.1, 0.5, 1.0, 5.0, inf)

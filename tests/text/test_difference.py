@@ -1,4 +1,4 @@
-"""Reading by difference gives what the strict parser gives, whatever chunks a body comes in and however it is written."""
+"""Reading by difference gives what the strict parser gives, in whatever chunks a body comes, however it is written."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from exporter.core.errors import ReadError
 from exporter.text.difference import Difference, Limits
 from exporter.text.parse import Line, parse
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 CAPTURES = sorted(
     path

@@ -3,6 +3,9 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from exporter.catalogue import families
 from exporter.core.source import source_map
 from exporter.core.total import Totals
@@ -11,8 +14,6 @@ from exporter.sources.litellm import LiteLLM
 from exporter.sources.litellm.deployments import Deployments, Listing
 from exporter.sources.litellm.tpot import Tpot
 from exporter.text.difference import Difference
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 class Proxy:
