@@ -22,6 +22,7 @@ class Shown:
         self._counts = counts
         self._outputs: dict[Series, Output] = {}
         self._layout: list[Output] = []
+        self._by_family: dict[str, list[Output]] = {}
         self._expiry = inf  # monotonic seconds at which the next output leaves
         self.changed = True
         self.broken = 0  # samples of histograms without +Inf
@@ -50,11 +51,10 @@ class Shown:
                 output.born = -1
         self.changed = True
 
-    def current(self, now: float) -> Iterator[Sample]:
-        """The true values at `now` (monotonic seconds), those included that a page does not show yet."""
-        if self.changed or now >= self._expiry:
-            self._lay_out(now)
-        return ((output.series, output.value) for output in self._layout)
+    def current(self, names: Iterable[str], now: float) -> Iterator[Sample]:
+        """The true values of these families at `now` (monotonic seconds), also of what a page does not show yet."""
+        self._refresh(now)
+        return ((output.series, output.value) for name in names for output in self._by_family.get(name, ()))
 
     def samples(self, carried: int, now: float) -> list[Sample]:
         """What is shown at `now` (monotonic seconds), after so many pages that carried this target.
@@ -62,7 +62,8 @@ class Shown:
         A counter that is new on a target already watched is shown as 0 until a page has carried it, so that
         `increase()` sees its first events.
         """
-        samples = list(self.current(now))
+        self._refresh(now)
+        samples = [(output.series, output.value) for output in self._layout]
         for place, output in enumerate(self._layout):
             if output.born is not None:
                 if output.born < 0:
@@ -72,6 +73,10 @@ class Shown:
                 else:
                     samples[place] = (output.series, output.floor)
         return samples
+
+    def _refresh(self, now: float) -> None:
+        if self.changed or now >= self._expiry:
+            self._lay_out(now)
 
     def _lay_out(self, now: float) -> None:
         shown = dict(self._fed(now))
@@ -93,19 +98,21 @@ class Shown:
                 output.born = -1
             output.shown = series in shown
         self._layout = list(shown.values())
+        self._by_family = {}
+        for output in self._layout:
+            self._by_family.setdefault(output.series.family.name, []).append(output)
         self.changed = False
 
     def _fed(self, now: float) -> Iterator[tuple[Series, Output]]:
         """Outputs that lines feed, or that are held a while longer."""
         self._expiry = inf
         for series, output in self._outputs.items():
-            if series.family.order >= 0:
-                output.active = [slot for slot in output.slots if self._counts(slot)]
-                if any(slot.inputs for slot in output.active):
-                    yield series, output
-                elif output.active and now < output.until:
-                    self._expiry = min(self._expiry, output.until)
-                    yield series, output
+            output.active = [slot for slot in output.slots if self._counts(slot)]
+            if any(slot.inputs for slot in output.active):
+                yield series, output
+            elif output.active and now < output.until:
+                self._expiry = min(self._expiry, output.until)
+                yield series, output
 
     def _closed(self, shown: Iterable[Series]) -> Iterator[Series]:
         """The series that exist at 0 because their parent exists, or because a sister with another value does."""

@@ -40,7 +40,7 @@ from exporter.core.lines import (
 from exporter.core.mapping import Rule, SourceMap
 from exporter.core.naming import Naming
 from exporter.core.shown import Shown
-from exporter.core.types import Family, Sample, Series, SeriesTable
+from exporter.core.types import Family, Labels, Sample, Series, SeriesTable
 from exporter.text.parse import Line
 
 STEADY = 10
@@ -95,6 +95,9 @@ class Totals:
 
         self._shown = Shown(source_map, table, self._is_shown)
         self._slots: dict[tuple[str, int, Series], Slot] = {}
+        self._internal: dict[str, list[tuple[Series, Slot]]] = {
+            rule.key: [] for rule in source_map.rules if rule.internal
+        }
         self._gauges: dict[tuple[str, Series], GaugeSlot] = {}
         self._lines: set[CounterLine] = set()
         self._gone: dict[CounterLine, bytes] = {}
@@ -289,7 +292,10 @@ class Totals:
             if self._is_full():
                 return None
             slot = self._slots[key, alternative, series] = Slot(rule, alternative, self._scale(rule, series))
-            self._shown.output(series, new=self._watched).slots.append(slot)
+            if rule is not None and rule.internal:
+                self._internal[key].append((series, slot))
+            else:
+                self._shown.output(series, new=self._watched).slots.append(slot)
         return slot
 
     def _is_full(self) -> bool:
@@ -416,7 +422,7 @@ class Totals:
             [
                 key,
                 slot.rule.sources[slot.alternative] if slot.rule is not None else series.family.name,
-                self._own_labels(series),
+                series.own,
                 series.suffix,
                 None if series.le is None else repr(series.le),
                 live.get(id(slot), 0.0),
@@ -491,22 +497,14 @@ class Totals:
             slot.inputs = 1
             slot.total += gain
 
-    def internal(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
-        """The totals, or the gauge, of an internal rule by labels (ours, without the table's own)."""
-        found = [
-            (series, slot.total + slot.shift)
-            for (key, alternative, series), slot in self._slots.items()
-            if key == name and alternative == self._chosen[key]
-        ]
-        found += [
-            (series, value)
-            for (key, series), gauge in self._gauges.items()
-            if key == name and (value := gauge.value) is not None
-        ]
-        return {self._own_labels(series): value for series, value in found}
-
-    def _own_labels(self, series: Series) -> tuple[tuple[str, str], ...]:
-        return tuple(pair for pair in series.labels if pair[0] not in self._table.constant)
+    def internal(self, name: str) -> dict[Labels, float]:
+        """The totals, or the gauge, of an internal rule by labels, without those that the whole target carries."""
+        chosen = self._chosen[name]
+        found = {
+            series.own: slot.total + slot.shift for series, slot in self._internal[name] if slot.alternative == chosen
+        }
+        gauges = ((series.own, gauge.value) for (key, series), gauge in self._gauges.items() if key == name)
+        return found | {labels: value for labels, value in gauges if value is not None}
 
     def why_left_out(self, known: object, identity: bytes) -> str | None:
         """Why a line adds nothing to the page; None where it does."""
@@ -517,13 +515,13 @@ class Totals:
         name = identity.partition(b"{")[0].decode(errors="replace")
         return "by a rule of the map" if self.map.wants(name) else "no word of ours for it"
 
-    def current(self) -> Iterator[Sample]:
-        """The true values now, those included that a page does not show yet."""
-        return self._shown.current(self._clock())
+    def current(self, names: Iterable[str]) -> Iterator[Sample]:
+        """The true values of mapped counters by family, those included that a page does not show yet."""
+        return self._shown.current(names, self._clock())
 
-    def values(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
-        return {self._own_labels(series): value for series, value in self.current() if series.family.name == name}
+        return {series.own: value for series, value in self.current((name,))}
 
     def samples(self, carried: int) -> list[Sample]:
         """What is shown now. `carried` is the number of pages that have carried this target so far."""

@@ -8,6 +8,7 @@ from math import inf
 from typing import Literal
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
+Labels = tuple[tuple[str, str], ...]
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
@@ -44,16 +45,18 @@ def number(value: float) -> str:
 class Series:
     """A family with label values: one line of the page, without its value.
 
-    Made once for each target by a `SeriesTable`, so identity is equality. `prefix` is the line's bytes up to
-    and including the space before the value; `sort` is its place within the family.
+    Made once for each target by a `SeriesTable`, so identity is equality. `own` are the labels without those that the
+    whole target carries; `prefix` is the line's bytes up to and including the space before the value; `sort` is its
+    place within the family.
     """
 
     family: Family
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
+    own: Labels
     suffix: str
     le: float | None
     prefix: bytes
-    sort: tuple[tuple[tuple[str, str], ...], int, float]
+    sort: tuple[Labels, int, float]
 
     def get(self, label: str) -> str | None:
         """The value of `label`, or None where this series does not have it."""
@@ -92,7 +95,8 @@ class SeriesTable:
                 shown.append(f'le="{number(le)}"')
             text = family.name + suffix + ("{" + ",".join(shown) + "} " if shown else " ")
             sort = (ordered, _SUFFIX_ORDER[suffix], inf if le is None else le)
-            series = Series(family, ordered, suffix, le, text.encode(), sort)
+            own = tuple(pair for pair in ordered if pair[0] not in self.constant)
+            series = Series(family, ordered, own, suffix, le, text.encode(), sort)
             self._made[key] = series
         return series
 

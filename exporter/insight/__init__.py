@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from exporter.core.total import Totals
 from exporter.core.types import Sample, SeriesTable
+from exporter.insight import savings, score
 from exporter.insight.savings import Savings
 from exporter.insight.score import Scorecard
 from exporter.insight.words import Words
+
+READ = tuple(dict.fromkeys((*score.READ, *savings.READ)))
+"""The families that insights are made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,10 @@ class Insight:
     """The insights into one target."""
 
     def __init__(self, settings: Settings, table: SeriesTable) -> None:
-        self._table = table
         self._scorecard = Scorecard(table, settings.window, settings.minimum_requests, settings.latency, settings.ttft)
         self._savings = Savings(table, settings.window)
 
     def observe(self, totals: Totals, own: Iterable[Sample], now: float) -> list[Sample]:
         """The gauges that follow from what is known now (monotonic seconds); counters go into the totals."""
-        words = Words(self._table.constant, [*totals.current(), *own])
+        words = Words([*totals.current(READ), *own])
         return [*self._scorecard.observe(words, now), *self._savings.observe(words, totals.add, now)]

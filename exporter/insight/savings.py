@@ -14,9 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from exporter.catalogue import families
-from exporter.core.types import Family, Sample, SeriesTable
-from exporter.insight.words import Labels, Window, Words, some
+from exporter.core.types import Family, Labels, Sample, SeriesTable
+from exporter.insight.words import Window, Words, some
 
+_CACHED = (
+    "llm_response_cache_tokens_total",
+    "llm_response_cache_hits_total",
+    "llm_cached_prompt_tokens_total",
+    "llm_prompt_cache_write_tokens_total",
+)
 _PRICED = ("layer", "model", "provider")
 
 Add = Callable[[Family, Iterable[tuple[str, str]], float], None]
@@ -29,6 +35,9 @@ _COUNTED = (
     "llm_upstream_duration_seconds_sum",
     "llm_upstream_duration_seconds_count",
 )
+
+READ = (*_TOKENS, *_CACHED, "llm_spend_usd_total", "llm_upstream_duration_seconds")
+"""The families that savings are made from, beside the prices."""
 
 
 class Savings:
@@ -76,16 +85,7 @@ class Savings:
 
     def _gains(self, words: Words) -> dict[tuple[str, Labels], float]:
         """What the counters of cached things gained since the last read; nothing at the first."""
-        values = {
-            (name, labels): value
-            for name in (
-                "llm_response_cache_tokens_total",
-                "llm_response_cache_hits_total",
-                "llm_cached_prompt_tokens_total",
-                "llm_prompt_cache_write_tokens_total",
-            )
-            for labels, value in words[name].items()
-        }
+        values = {(name, labels): value for name in _CACHED for labels, value in words[name].items()}
         before, self._last = self._last, values
         if before is None:
             return {}

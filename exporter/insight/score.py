@@ -13,9 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
 from exporter.catalogue import families
-from exporter.core.types import Sample, SeriesTable
-from exporter.insight.words import Labels, Window, Words, some
+from exporter.core.types import Labels, Sample, SeriesTable
+from exporter.insight.words import Window, Words, some
 
+_COUNTS = {"requests": "llm_provider_requests_total", "failures": "llm_provider_failures_total"}
+_TIMES = {"latency": "llm_upstream_duration_seconds", "ttft": "llm_time_to_first_token_seconds"}
+READ = (*_COUNTS.values(), *_TIMES.values())
+"""The families that a score is made from."""
 QUANTILES = (("p50", 0.5), ("p95", 0.95))
 
 
@@ -61,10 +65,10 @@ class Scorecard:
             key = (some(labels, "layer", "provider"), what, bound)
             values[key] = values.get(key, 0.0) + value
 
-        for what in ("requests", "failures"):
-            for labels, value in words[f"llm_provider_{what}_total"].items():
+        for what, family in _COUNTS.items():
+            for labels, value in words[family].items():
                 count(labels, what, inf, value)
-        for what, family in (("latency", "llm_upstream_duration_seconds"), ("ttft", "llm_time_to_first_token_seconds")):
+        for what, family in _TIMES.items():
             for labels, buckets in words.buckets(family).items():
                 for bound, value in buckets.items():
                     count(labels, what, bound, value)

@@ -6,24 +6,22 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
-from exporter.core.types import Sample
+from exporter.core.types import Labels, Sample
 
-Labels = tuple[tuple[str, str], ...]
 Key = TypeVar("Key")
 
 
 class Words:
     """One target's values by family name, `words[name][labels]`; of histograms `name_sum`, `name_count`, `buckets`."""
 
-    def __init__(self, constant: Mapping[str, str], samples: Iterable[Sample]) -> None:
+    def __init__(self, samples: Iterable[Sample]) -> None:
         self._values: dict[str, dict[Labels, float]] = {}
         self._buckets: dict[str, dict[Labels, dict[float, float]]] = {}
         for series, value in samples:
-            labels = tuple(pair for pair in series.labels if pair[0] not in constant)
             if series.le is None:
-                self._values.setdefault(series.family.name + series.suffix, {})[labels] = value
+                self._values.setdefault(series.family.name + series.suffix, {})[series.own] = value
             else:
-                self._buckets.setdefault(series.family.name, {}).setdefault(labels, {})[series.le] = value
+                self._buckets.setdefault(series.family.name, {}).setdefault(series.own, {})[series.le] = value
 
     def __getitem__(self, name: str) -> Mapping[Labels, float]:
         return self._values.get(name, {})

@@ -36,7 +36,7 @@ class Books:
 
     def read(self, prices: dict[str, float] | None = None, **values: float) -> list[float]:
         self.now += 10.0
-        words = Words(TABLE.constant, samples(prices, **values))
+        words = Words(samples(prices, **values))
         return [value for _, value in self.savings.observe(words, self.add, self.now)]
 
 

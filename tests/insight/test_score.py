@@ -37,7 +37,7 @@ def observe(*reads: list[Sample], step: float = 10.0, minimum: int = 10) -> dict
     card = Scorecard(TABLE, 900.0, minimum, 2.0, 0.5)
     shown: dict[str, float] = {}
     for number, samples in enumerate(reads):
-        words = Words(TABLE.constant, samples)
+        words = Words(samples)
         shown = {series.prefix.decode().strip(): value for series, value in card.observe(words, number * step)}
     return shown
 
