@@ -269,25 +269,26 @@ class App:
         for name, target in list(self._unrecognised.items()):
             kind = await self._kind_of(target.url)
             if kind is None:
-                self._missing[name] = f"{target.url}: nothing there that is known ({', '.join(sources())})"
+                self._missing[name] = f"{target.url}: nothing that is known answers there ({', '.join(sources())})"
             else:
                 log.info("recognised", target=name, source=kind, url=target.url)
                 del self._unrecognised[name]
                 self._start(sources()[kind].Config(**(target.model_dump(exclude={"source"}) | {"source": kind})))
         if not self.config.detect:
             return
+        watched = {known.config.url for known in self._targets.values()}
         for kind, source in sources().items():
             for target in source.candidates(self._environ):
-                if target.target_name in self._targets:
+                if target.target_name in self._targets or target.url in watched:
                     continue
                 problem = await self._problem_with(source, target.url)
                 if problem is None:
                     log.info("found", source=kind, url=target.url)
                     self._start(target, found=True)
                 else:
-                    self._missing[target.target_name] = f"{kind} at {target.url}: {problem}"
+                    self._missing[target.target_name] = f"{kind}: {problem}"
                     if first:
-                        log.info("not found, will be looked for again", source=kind, url=target.url, problem=problem)
+                        log.info("not found, will be looked for again", source=kind, problem=problem)
 
     async def _kind_of(self, url: str) -> str | None:
         for kind, source in sources().items():
@@ -304,5 +305,5 @@ class App:
         except ReadError as error:
             return str(error)
         except TimeoutError:
-            return f"no answer within {LOOK_TIMEOUT:g} s"
-        return None if known else "something else answers there"
+            return f"{url}: no answer within {LOOK_TIMEOUT:g} s"
+        return None if known else f"{url}: something else answers there"

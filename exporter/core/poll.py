@@ -113,7 +113,7 @@ class Watch:
             )
         except Exception as error:  # noqa: BLE001 - the one place: a target's failure becomes its Reading
             reading = self._failed(error, time.monotonic() - began)
-        self._dirty |= reading.ok
+        self._dirty = True  # a read that failed may have counted something, too
         self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
         self.health.interval = interval_in_force(self._configured, reading.seconds)
         if self._refusals:

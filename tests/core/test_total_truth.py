@@ -136,6 +136,7 @@ class Truth(RuleBasedStateMachine):
                 self.see(line, self.values[line])
             elif line is not None:
                 self.unsure[line] = self.values[line]
+        self.saved = self.up.totals.dump() or self.saved
 
     @precondition(lambda self: not self.fresh and self.known_start == self.start)
     @rule()
@@ -159,7 +160,6 @@ class Truth(RuleBasedStateMachine):
     @rule()
     def restart_exporter(self) -> None:
         """While nobody looks, a single line's fall can hide behind the growth of another: that is left out here."""
-        self.saved = self.up.totals.dump() or self.saved
         assert self.saved is not None
         self.unsure = {}
         self.lose(set(self.missed))
