@@ -16,7 +16,7 @@ both move together, so a read that is cut midway loses nothing and counts nothin
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from math import inf
@@ -24,7 +24,6 @@ from typing import Any
 from weakref import WeakSet
 
 from exporter.catalogue import families
-from exporter.core.errors import ReadError
 from exporter.core.lines import (
     RETENTION,
     CounterLine,
@@ -39,12 +38,11 @@ from exporter.core.lines import (
 )
 from exporter.core.mapping import Rule, SourceMap
 from exporter.core.naming import Naming
+from exporter.core.process import Process
 from exporter.core.shown import Shown
 from exporter.core.types import Family, Labels, Sample, Series, SeriesTable
 from exporter.text.parse import Line
 
-STEADY = 10
-"""Reads of one process, in a row, after which two that took turns count as one again."""
 LABEL_LENGTH = 512
 """Characters of a label's value at most; a line with more is left out."""
 
@@ -115,14 +113,9 @@ class Totals:
 
         self._checkpoint: list[float] = []  # the slots' totals when it was last certain which process told them
         self._confirmed = True
-        self._identity: float | None = None
+        self._process = Process()
         self._identity_line: IdentityLine | None = None
-        self._former: deque[float] = deque(maxlen=16)
-        self._settling = 0
-        self._strangers = False
         self._anew = False  # within this read the upstream turned out to be another process
-        self._newest_created = 0.0
-        self._pids: frozenset[str] = frozenset()
 
     # -- one read ------------------------------------------------------------------------------------------------
 
@@ -152,25 +145,40 @@ class Totals:
             known.text, known.read = waiting.known.text, waiting.known.read
             yield waiting.line.identity, known
 
-    def abort(self) -> Iterable[bytes]:
-        """The body was cut: the identities of lines that must be opened again.
+    def abort(self) -> Iterable[bytes] | None:
+        """The body was cut: the identities of lines that must be opened again, None for all.
 
         What its lines gained stays. But where the cut came before the line that tells the process, those gains are
         taken back should the next body come from another one: they may have been its own, and would count twice.
+        Before the first whole body there is nothing to go on from, and everything begins with the next one.
         """
+        waiting = [waiting.line.identity for waiting in self._naming.take_waiting()]
+        if not self._watched:
+            self._start_over()
+            return None
         self._confirmed = self._identity_line is None or self._identity_line.read == self.read
-        return [waiting.line.identity for waiting in self._naming.take_waiting()]
+        return waiting
+
+    def _start_over(self) -> None:
+        """As if no body had ever begun."""
+        self._shown = Shown(self.map, self._table, self._is_shown)
+        for places in (self._slots, self._gauges, self._lines, self._gone, self._refused, self._open_gates):
+            places.clear()
+        for slots in self._internal.values():
+            slots.clear()
+        self._forgotten = dict.fromkeys((self._saved or {}).get("forgotten", ()))
+        self._process = Process()
+        self._identity_line = None
+        self._confirmed = True
 
     def end(self) -> bool:
         """The body was whole, its lines are settled, vanished ones were told. False: no line is known any more."""
-        if self._watched and self._identity is None and self._is_another():
+        if self._is_another() and self._watched:
             self._begin_anew()
         self._confirmed = True
-        parted = self._strangers
+        parted = self._process.end()
         if parted:
             self._part()
-        elif self._settling:
-            self._settling -= 1
         self._choose()
         if self._saved is not None:
             self._resume(self._saved)
@@ -182,12 +190,7 @@ class Totals:
 
     def verify(self) -> None:
         """Raises ReadError("identity") while two processes take turns."""
-        if self._settling:
-            raise ReadError(
-                "identity",
-                "two processes take turns behind this URL, so no counter can be right: give each its own target, or "
-                "let its workers share their metrics (PROMETHEUS_MULTIPROC_DIR)",
-            )
+        self._process.verify()
 
     def drop(self, reason: str) -> None:
         """A sample was left out."""
@@ -318,21 +321,13 @@ class Totals:
 
     def identify(self, value: float) -> None:
         """The upstream's process began at `value`, in Unix seconds."""
-        before = self._identity
-        if before is None or value == before:
-            self._identity = value
-            return
-        self._identity = value
-        if self._settling or value < before or value in self._former:
-            self._strangers = True  # no process starts before the one it follows
-        else:
+        if self._process.tell(value):
             self._begin_anew()
-        self._former.append(before)
 
     def _begin_anew(self) -> None:
         """Another process: the totals as before this read, and the whole of what it has counted since it began."""
         self._anew = True
-        for slot, total in zip_totals(self._slots.values(), self._checkpoint):
+        for slot, total in _with_checkpoint(self._slots.values(), self._checkpoint):
             slot.total = total
             slot.owed = 0.0
         for line in self._lines:
@@ -347,33 +342,25 @@ class Totals:
 
     def _part(self) -> None:
         """Two processes take turns: what this body said counts nowhere, and the next one is a baseline."""
-        for slot, total in zip_totals(self._slots.values(), self._checkpoint):
+        for slot, total in _with_checkpoint(self._slots.values(), self._checkpoint):
             slot.total = total
             slot.inputs = 0
-        until = self._clock() + RETENTION
-        self._shown.hold(until)
+        self._shown.hold(self._clock() + RETENTION)
         self._gauges.clear()
         self._lines.clear()
         self._gone.clear()
-        self._strangers = False
-        self._settling = STEADY
-        self._shown.changed = True
+        self._refused.clear()
 
     def _is_another(self) -> bool:
-        """Without a start time: whether the series were created anew, the workers are others, or most counters fell."""
         created = [line.last for line in self._created if line.read == self.read]
-        before, self._newest_created = self._newest_created, max(created, default=self._newest_created)
-        pids = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
-        known_pids, self._pids = self._pids, pids or self._pids
-        if created and before:
-            return min(created) > before
-        if pids and known_pids:
-            return not pids & known_pids
-        if not self.fallen:
-            return False
+        workers = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
+        return self._process.guess(created, workers, self._most_fell)
+
+    def _most_fell(self) -> bool:
+        """Whether most counters fell or vanished with this body; all vanished together is more likely a bad answer."""
         absent = sum(line.missed == line.read == self.read - 1 for line in self._lines)
         alive = sum(line.read == self.read and line.last > 0.0 for line in self._lines)
-        return 2 * (self.fallen + absent) > alive + absent
+        return self.fallen > 0 and 2 * (self.fallen + absent) > alive + absent
 
     def _choose(self) -> None:
         """For each rule the first alternative that is there; what is shown goes on from where it was."""
@@ -429,7 +416,7 @@ class Totals:
                 slot.total + slot.shift,
             ]
             for (key, alternative, series), slot in self._slots.items()
-            if slot.rule is None or self._chosen[key] == alternative
+            if slot.rule is None or (self._chosen[key] == alternative and not slot.rule.internal)
         ]
         gone = [
             _fingerprint(identity)
@@ -437,7 +424,7 @@ class Totals:
             if line.missed == line.read and line.last > 0.0
         ]
         return {
-            "identity": self._identity,
+            "identity": self._process.start,
             "kept": self._naming.shown,
             "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
             "slots": slots,
@@ -467,24 +454,24 @@ class Totals:
                 same_name = rule is None or rule.sources[chosen] == source
                 resumed.append((place, self._shown.output(series), same_name, was_live, total))
         before = saved["identity"]
-        if before is not None and self._identity is not None:
-            same = before == self._identity
+        if before is not None and self._process.start is not None:
+            same = before == self._process.start
         else:
             had = [(slot, was) for slot, _, same_name, was, _ in resumed if same_name and was > 0.0]
             same = 2 * sum(live.get(id(slot), 0.0) < was for slot, was in had) <= len(had)
         known = set()
         until = self._clock() + RETENTION
         for slot, output, same_name, was_live, total in resumed:
-            alive = live.get(id(slot), 0.0)
+            gained = slot.total  # of the first body; what it has of forgotten lines is a baseline, and not in it
             known.add(output.series)
             output.until = until
             if slot.rule is None:
                 slot.total += total
             elif not same:
-                slot.total = total + alive
+                slot.total = total + live.get(id(slot), 0.0)
             elif same_name:
-                slot.total = total + max(0.0, alive - was_live)
-                slot.owed = max(0.0, was_live - alive)
+                slot.total = total + max(0.0, gained - was_live)
+                slot.owed = max(0.0, was_live - gained)
             else:
                 slot.shift = total - slot.total
         self._shown.bear_all_but(known)
@@ -545,7 +532,7 @@ def _fingerprint(identity: bytes) -> int:
     return int.from_bytes(blake2b(identity, digest_size=8).digest())
 
 
-def zip_totals(slots: Iterable[Slot], checkpoint: Sequence[float]) -> Iterator[tuple[Slot, float]]:
+def _with_checkpoint(slots: Iterable[Slot], checkpoint: Sequence[float]) -> Iterator[tuple[Slot, float]]:
     """Each slot with its total before this read; slots made within it began at 0."""
     before = iter(checkpoint)
     return ((slot, next(before, 0.0)) for slot in slots)

@@ -6,7 +6,7 @@ import pytest
 from helpers import MAP_WITH_FAILURES, Upstream, body
 
 from exporter.core.errors import ReadError
-from exporter.core.total import STEADY
+from exporter.core.process import STEADY
 
 M = 'llm_requests_total{model="m"}'
 

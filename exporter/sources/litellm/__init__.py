@@ -180,8 +180,8 @@ class LiteLLM:
         if self._took > SLOW:
             advice.append(
                 Advice(
-                    f"LiteLLM needs {self._took:.1f} s to write its metrics, so they are read more rarely: "
-                    "it counts for each key, user and team apart",
+                    f"fresh numbers: LiteLLM takes {self._took:.1f} s to write its metrics, a line for each key, user "
+                    "and team, so they are read more rarely",
                     EXCLUDE_LABELS,
                 )
             )
