@@ -459,6 +459,8 @@ class Totals:
         else:
             had = [(slot, was) for slot, _, same_name, was, _ in resumed if same_name and was > 0.0]
             same = 2 * sum(live.get(id(slot), 0.0) < was for slot, was in had) <= len(had)
+        if not same:
+            self._forgotten.clear()
         known = set()
         until = self._clock() + RETENTION
         for slot, output, same_name, was_live, total in resumed:

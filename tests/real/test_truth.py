@@ -127,6 +127,11 @@ async def test_two_workers_and_the_end_of_one(tmp_path: Path, providers: Server,
         await exporter.until("llm_requests_total", 22, 90.0, model="good")
         await agrees(prometheus, 20, 200)
         assert exporter.sum("llm_requests_running") == 0.0
+        server.stop()  # the whole, which has no start time to tell it
+        await asyncio.to_thread(server.start)
+        await drive(server.url, "good", 9)
+        await exporter.until("llm_requests_total", 31, 90.0, model="good")
+        await agrees(prometheus, 29, 290)
 
 
 @pytest.mark.parametrize("openmetrics", [True, False], ids=["openmetrics", "text"])
