@@ -42,27 +42,19 @@ LOOK_TIMEOUT = 3.0
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """One target's parts. They belong together and are made together."""
-
-    source: Source
-    totals: Totals
-    reader: Difference
-    insight: Insight
-
-
 def assemble(
     config: Config,
     target: TargetConfig,
     client: aiohttp.ClientSession,
+    board: Board,
     store: Store | None,
     *,
     everything: bool = False,
-) -> Parts:
-    """The parts that read a target; without a store nothing is remembered, as at a first start.
+) -> Watch:
+    """The parts that watch a target, put together; the target is on the board from now on.
 
-    With `everything` the upstream is asked for all that it has, also what is not mapped.
+    Without a store nothing is remembered, as at a first start. With `everything` the upstream is asked for all that it
+    has, also what is not mapped.
     """
     kind = sources()[target.source]
     table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
@@ -77,10 +69,23 @@ def assemble(
     )
     reader = Difference(totals, Limits(body=config.limits.body))
     upstream = Upstream(client, target.url, getattr(target, "secret", lambda: None))
-    source = kind(target, Context(upstream, table, totals, reader, everything))
     score = config.score
     settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
-    return Parts(source, totals, reader, Insight(settings, table))
+    health = Health(target.source, target.target_name, target.labels)
+    board.watch(health)
+    return Watch(
+        kind(target, Context(upstream, table, totals, reader, everything)),
+        totals,
+        reader,
+        Insight(settings, table),
+        url=target.url,
+        interval=target.interval or config.interval,
+        timeout=target.timeout or config.timeout,
+        exclude=frozenset(target.exclude),
+        health=health,
+        board=board,
+        store=store,
+    )
 
 
 @dataclass(slots=True)
@@ -242,22 +247,7 @@ class App:
     def _start(self, target: TargetConfig, *, found: bool = False) -> None:
         assert self._client is not None  # noqa: S101 - made before anything is started
         assert self._group is not None  # noqa: S101
-        parts = assemble(self.config, target, self._client, self._store)
-        health = Health(target.source, target.target_name, target.labels)
-        watch = Watch(
-            parts.source,
-            parts.totals,
-            parts.reader,
-            parts.insight,
-            url=target.url,
-            interval=target.interval or self.config.interval,
-            timeout=target.timeout or self.config.timeout,
-            exclude=frozenset(target.exclude),
-            health=health,
-            board=self.board,
-            store=self._store,
-        )
-        self.board.watch(health)
+        watch = assemble(self.config, target, self._client, self.board, self._store)
         task = self._group.create_task(watch.run(), name=target.target_name)
         self._targets[target.target_name] = Watched(target, watch, task, found)
 

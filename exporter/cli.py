@@ -15,11 +15,11 @@ import structlog
 from pydantic import ValidationError
 
 from exporter import __version__
-from exporter.app import App, Parts, assemble
+from exporter.app import App, assemble
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config, TargetConfig
 from exporter.config.values import SecretError
-from exporter.core.board import Board, Health
+from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
 from exporter.core.state import Store, default_directory
@@ -139,27 +139,11 @@ def _log_to(form: str, level: str) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
 
-async def _once(config: Config, target: TargetConfig, *, everything: bool = False) -> tuple[Reading, Parts]:
+async def _once(config: Config, target: TargetConfig, *, everything: bool = False) -> tuple[Reading, Watch]:
     """Read a target once, as the exporter would, without its memory."""
     async with session() as client:
-        parts = assemble(config, target, client, None, everything=everything)
-        board = Board()
-        health = Health(target.source, target.target_name, target.labels)
-        board.watch(health)
-        watch = Watch(
-            parts.source,
-            parts.totals,
-            parts.reader,
-            parts.insight,
-            url=target.url,
-            interval=target.interval or config.interval,
-            timeout=target.timeout or config.timeout,
-            exclude=frozenset(target.exclude),
-            health=health,
-            board=board,
-            store=None,
-        )
-        return await watch.read(), parts
+        watch = assemble(config, target, client, Board(), None, everything=everything)
+        return await watch.read(), watch
 
 
 async def _check(file: Path, *, offline: bool) -> int:
@@ -196,25 +180,25 @@ async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str,
         )
     except ValidationError as error:
         raise ConfigError(tuple(f"{url}: {mistake['msg']}" for mistake in error.errors())) from None
-    reading, parts = await _once(Config(), target, everything=True)
+    reading, watch = await _once(Config(), target, everything=True)
     if not reading.ok:
         print(f"{url}: {reading.reason}: {reading.error}", file=sys.stderr)
         return 1
     sys.stdout.write(page([reading.samples], Format.TEXT).decode())
-    _print_left_out(reading, parts)
+    _print_left_out(reading, watch)
     return 0
 
 
-def _print_left_out(reading: Reading, parts: Parts) -> None:
+def _print_left_out(reading: Reading, watch: Watch) -> None:
     """What the upstream said and the page does not, by reason and family, on standard error."""
     left: dict[str, Counter[str]] = {}
-    for identity, known in parts.reader.lines():
-        reason = parts.totals.why_left_out(known, identity)
+    for identity, known in watch.reader.lines():
+        reason = watch.totals.why_left_out(known, identity)
         if reason is not None:
             left.setdefault(reason, Counter())[identity.partition(b"{")[0].decode(errors="replace")] += 1
     err = sys.stderr
     print(
-        f"\nread in {reading.seconds:.2f} s: {parts.reader.samples} samples → {len(reading.samples)} series", file=err
+        f"\nread in {reading.seconds:.2f} s: {watch.reader.samples} samples → {len(reading.samples)} series", file=err
     )
     for reason, names in sorted(left.items()):
         print(f"left out, {reason}:", file=err)

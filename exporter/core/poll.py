@@ -66,8 +66,8 @@ class Watch:
     ) -> None:
         self.health = health
         self._source = source
-        self._totals = totals
-        self._reader = reader
+        self.totals = totals
+        self.reader = reader
         self._insight = insight
         self._url = url
         self._configured = interval
@@ -119,8 +119,8 @@ class Watch:
         if self._refusals:
             wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])
             self.health.interval = max(self.health.interval, wait)
-        self.health.samples = self._reader.samples
-        self.health.dropped = self._totals.dropped
+        self.health.samples = self.reader.samples
+        self.health.dropped = self.totals.dropped
         self._tell(reading)
         self._board.publish(reading)
         if self._dirty and time.monotonic() - self._saved > SAVE:
@@ -128,8 +128,8 @@ class Watch:
         return reading
 
     def _samples(self, own: Sequence[Sample]) -> tuple[Sample, ...]:
-        insights = self._insight.observe(self._totals, own, time.monotonic())
-        samples = [*self._totals.samples(self.health.carried), *own, *insights]
+        insights = self._insight.observe(self.totals, own, time.monotonic())
+        samples = [*self.totals.samples(self.health.carried), *own, *insights]
         return tuple(sample for sample in samples if sample[0].family.name not in self._exclude)
 
     def _failed(self, error: Exception, seconds: float) -> Reading:
@@ -160,7 +160,7 @@ class Watch:
         """Write the state, where it has changed."""
         if not self._dirty or self._store is None:
             return
-        state = self._totals.dump()
+        state = self.totals.dump()
         if state is not None:
             self._store.save(self.health.target, self._url, state)
             self._saved = time.monotonic()

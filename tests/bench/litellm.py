@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import aiohttp
 import structlog
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.app import assemble
 from exporter.config.model import Config
-from exporter.core.board import Board, Health
+from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
 from exporter.sources.litellm import Proxy
@@ -79,16 +80,10 @@ async def least(step: Callable[[], Awaitable[object]]) -> float:
     return min(rounds)
 
 
-def watch(url: str, client: object, board: Board) -> Watch:
+def watch(url: str, client: aiohttp.ClientSession, board: Board) -> Watch:
     """The watch that the exporter would make of this URL."""
-    target = Proxy(url=url, name=url.rsplit("/", 1)[1])
-    parts = assemble(Config(), target, client, None)  # type: ignore[arg-type]
-    health = Health("litellm", target.target_name, {})
-    board.watch(health)
-    return Watch(
-        parts.source, parts.totals, parts.reader, parts.insight, url=url, interval=5.0, timeout=30.0,
-        exclude=frozenset(), health=health, board=board, store=None,
-    )  # fmt: skip
+    target = Proxy(url=url, name=url.rsplit("/", 1)[1], timeout="30s")
+    return assemble(Config(), target, client, board, None)
 
 
 async def measure(port: int) -> dict[str, float]:

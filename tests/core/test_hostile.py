@@ -11,7 +11,7 @@ import pytest
 
 from exporter.app import assemble
 from exporter.config.model import Config
-from exporter.core.board import Board, Health
+from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
 from exporter.core.types import Reading
@@ -60,33 +60,14 @@ class Server:
 
 
 @asynccontextmanager
-async def watched(timeout: float = 1.0) -> AsyncIterator[tuple[Server, Watch, Board]]:  # noqa: ASYNC109 - a setting
+async def watched(timeout: str = "1s") -> AsyncIterator[tuple[Server, Watch, Board]]:  # noqa: ASYNC109 - a setting
     server = Server()
     listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     board = Board()
     async with session() as client:
-        watches = []
-        for name in ("bad", "good"):
-            target = Proxy(url=url, name=name)
-            parts = assemble(Config(), target, client, None)
-            health = Health("litellm", name, {})
-            board.watch(health)
-            watches.append(
-                Watch(
-                    parts.source,
-                    parts.totals,
-                    parts.reader,
-                    parts.insight,
-                    url=url,
-                    interval=5.0,
-                    timeout=timeout,
-                    exclude=frozenset(),
-                    health=health,
-                    board=board,
-                    store=None,
-                )
-            )
+        targets = (Proxy(url=url, name=name, timeout=timeout) for name in ("bad", "good"))
+        watches = [assemble(Config(), target, client, board, None) for target in targets]
         await watches[1].read()
         yield server, watches[0], board
     for task in list(server.tasks):
@@ -184,7 +165,7 @@ async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_t
 async def test_too_many_series_and_too_long_labels_are_left_out_without_growing() -> None:
     many = b"".join(b'litellm_spend_metric_total{requested_model="m%d"} 1\n' % number for number in range(5000))
     long = b'litellm_spend_metric_total{requested_model="' + b"x" * 5000 + b'"} 1\n'
-    async with watched(timeout=10.0) as (server, watch, _):
+    async with watched(timeout="10s") as (server, watch, _):
         server.metrics = answer(many + long + SENTINEL)
         reading: Reading = await watch.read()
     assert reading.ok
@@ -193,8 +174,8 @@ async def test_too_many_series_and_too_long_labels_are_left_out_without_growing(
 
 
 async def test_an_endless_body_ends_at_the_limit() -> None:
-    async with watched(timeout=20.0) as (server, watch, _):
-        watch._reader._limits = type(watch._reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
+    async with watched(timeout="20s") as (server, watch, _):
+        watch.reader._limits = type(watch.reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
         server.metrics = endless
         assert (await watch.read()).reason == "too_large"
 
@@ -204,24 +185,7 @@ async def test_a_dead_upstream_is_told_apart_from_a_slow_one() -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     async with session() as client:
-        target = Proxy(url=url)
-        parts = assemble(Config(), target, client, None)
-        health = Health("litellm", target.target_name, {})
-        board = Board()
-        board.watch(health)
-        watch = Watch(
-            parts.source,
-            parts.totals,
-            parts.reader,
-            parts.insight,
-            url=url,
-            interval=5.0,
-            timeout=1.0,
-            exclude=frozenset(),
-            health=health,
-            board=board,
-            store=None,
-        )
+        watch = assemble(Config(), Proxy(url=url), client, Board(), None)
         reading = await watch.read()
     assert reading.reason == "connect"
     assert "nothing listens there" in reading.error

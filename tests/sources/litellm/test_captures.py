@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.app import assemble
 from exporter.config.model import Config
-from exporter.core.board import Board, Health
+from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
 from exporter.core.types import Reading
@@ -69,26 +69,8 @@ async def proxy(metrics: Answer, *, everything: bool = True) -> AsyncIterator[st
 @asynccontextmanager
 async def watching(url: str, **options: object) -> AsyncIterator[Watch]:
     """A watch on the proxy at the URL, as the exporter makes it, named `litellm`."""
-    target = Proxy(url=url, name="litellm", **options)
-    config = Config()
     async with session() as client:
-        parts = assemble(config, target, client, None)
-        health = Health("litellm", "litellm", {})
-        board = Board()
-        board.watch(health)
-        yield Watch(
-            parts.source,
-            parts.totals,
-            parts.reader,
-            parts.insight,
-            url=url,
-            interval=5.0,
-            timeout=10.0,
-            exclude=frozenset(target.exclude),
-            health=health,
-            board=board,
-            store=None,
-        )
+        yield assemble(Config(), Proxy(url=url, name="litellm", **options), client, Board(), None)
 
 
 async def read(name: str, status: int = 200, *, everything: bool = True) -> Reading:
