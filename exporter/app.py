@@ -20,6 +20,7 @@ from exporter import __version__
 from exporter.catalogue import families
 from exporter.config.load import ConfigError
 from exporter.config.model import Config, TargetConfig
+from exporter.config.values import SecretError
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, session
@@ -27,7 +28,7 @@ from exporter.core.poll import Watch
 from exporter.core.source import Context, Source, source_map
 from exporter.core.state import Store
 from exporter.core.total import Totals
-from exporter.core.types import Sample, SeriesTable
+from exporter.core.types import Reading, Sample, SeriesTable
 from exporter.insight import Insight, Settings
 from exporter.sources import sources
 from exporter.text.difference import Difference, Limits
@@ -68,7 +69,7 @@ def assemble(
         from_zero=from_zero,
     )
     reader = Difference(totals, Limits(body=config.limits.body))
-    upstream = Upstream(client, target.url, getattr(target, "secret", lambda: None))
+    upstream = Upstream(client, target.url, _key_of(target))
     score = config.score
     settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
     health = Health(target.source, target.target_name, target.labels)
@@ -82,17 +83,36 @@ def assemble(
         interval=target.interval or config.interval,
         timeout=target.timeout or config.timeout,
         exclude=frozenset(target.exclude),
+        max_series=config.limits.series,
         health=health,
         board=board,
         store=store,
     )
 
 
+def _key_of(target: TargetConfig) -> Callable[[], str | None]:
+    """How the target's key is had, anew each time; one that cannot be had is the target's failure."""
+    secret: Callable[[], str | None] = getattr(target, "secret", lambda: None)
+
+    def key() -> str | None:
+        try:
+            return secret()
+        except SecretError as error:
+            raise ReadError("auth", str(error)) from None
+
+    return key
+
+
+def _common(config: Config) -> tuple[object, ...]:
+    """What the configuration says of all targets alike."""
+    return config.interval, config.timeout, config.limits, config.score
+
+
 @dataclass(slots=True)
 class Watched:
     """A target that is being watched."""
 
-    config: TargetConfig
+    config: TargetConfig  # as it is written
     watch: Watch
     task: asyncio.Task[None]
     found: bool  # by detection, not by configuration
@@ -109,7 +129,7 @@ class App:
         self._store = store
         self._environ = environ
         self._targets: dict[str, Watched] = {}
-        self._unrecognised: dict[str, TargetConfig] = {}
+        self._unrecognised: dict[str, tuple[TargetConfig, Health]] = {}
         self._missing: dict[str, str] = {}
         self._looked = False
         self._reloaded = (True, time.time())
@@ -131,19 +151,19 @@ class App:
         return self._looked and all(target.watch.health.reading is not None for target in self._targets.values())
 
     def targets(self) -> Sequence[TargetView]:
-        return [self._view(self._targets[name]) for name in sorted(self._targets)]
+        known = {name: (target.config, target.watch.health) for name, target in self._targets.items()}
+        return [self._view(config, health) for _, (config, health) in sorted({**known, **self._unrecognised}.items())]
 
     def looked_for(self) -> Sequence[str]:
         return list(self._missing.values())
 
     @staticmethod
-    def _view(target: Watched) -> TargetView:
-        health = target.watch.health
+    def _view(config: TargetConfig, health: Health) -> TargetView:
         reading = health.reading
         return TargetView(
             name=health.target,
             source=health.source,
-            url=target.config.url,
+            url=config.url,
             state="waiting" if reading is None else "up" if reading.ok else "down",
             error=reading.error if reading else "",
             interval=health.interval,
@@ -218,24 +238,31 @@ class App:
             return str(error)
         if config.address != self.config.address:
             log.warning("a changed `listen` takes a restart", listen=config.listen)
-        self.config = config
+        before, self.config = self.config, config
         self._reloaded = (True, time.time())
-        self._apply(config)
+        self._apply(config, anew=_common(before) != _common(config))
         self.board.refresh()
         log.info("configuration taken", targets=len(config.targets))
         return None
 
-    def _apply(self, config: Config) -> None:
-        """Watch what is configured: what is unchanged goes on, what is gone or changed is stopped and started anew."""
+    def _apply(self, config: Config, *, anew: bool = False) -> None:
+        """Watch what is configured: what is unchanged goes on, unless all begin `anew`; the rest is stopped or started."""
         wanted = {target.target_name: target for target in config.targets}
         for name, watched in list(self._targets.items()):
-            gone = name not in wanted and not (watched.found and config.detect)
-            changed = name in wanted and wanted[name] != watched.config
-            if gone or changed:
+            stays = watched.found and config.detect and name not in wanted
+            if anew or not (stays or watched.config == wanted.get(name)):
                 self._stop(name)
-        self._unrecognised = {name: target for name, target in wanted.items() if target.source == "auto"}
+                if stays:
+                    self._start(watched.config, found=True)
+        for name in list(self._unrecognised):
+            del self._unrecognised[name]
+            self.board.drop(name)
         for name, target in wanted.items():
-            if target.source != "auto" and name not in self._targets:
+            if target.source == "auto" and name not in self._targets:
+                health = Health("auto", name, target.labels, interval=LOOK_AGAIN)
+                self._unrecognised[name] = (target, health)
+                self.board.watch(health)
+            elif name not in self._targets:
                 self._start(target)
 
     def _stop(self, name: str) -> None:
@@ -244,26 +271,31 @@ class App:
         watched.task.cancel()
         self.board.drop(name)
 
-    def _start(self, target: TargetConfig, *, found: bool = False) -> None:
+    def _start(self, target: TargetConfig, *, written: TargetConfig | None = None, found: bool = False) -> None:
         assert self._client is not None  # noqa: S101 - made before anything is started
         assert self._group is not None  # noqa: S101
         watch = assemble(self.config, target, self._client, self.board, self._store)
         task = self._group.create_task(watch.run(), name=target.target_name)
-        self._targets[target.target_name] = Watched(target, watch, task, found)
+        self._targets[target.target_name] = Watched(written or target, watch, task, found)
 
     # -- finding what runs here ----------------------------------------------------------------------------------
 
     async def _look(self, first: bool) -> None:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
-        for name, target in list(self._unrecognised.items()):
-            kind = await self._kind_of(target.url)
-            if kind is None:
-                self._missing[name] = f"{target.url}: nothing that is known answers there ({', '.join(sources())})"
-            else:
+        for name, (target, health) in list(self._unrecognised.items()):
+            problems = {kind: await self._problem_with(source, target.url) for kind, source in sources().items()}
+            if self._unrecognised.get(name) != (target, health):
+                continue  # another configuration has come meanwhile
+            kind = next((kind for kind, problem in problems.items() if problem is None), None)
+            if kind is not None:
                 log.info("recognised", target=name, source=kind, url=target.url)
                 del self._unrecognised[name]
-                self._start(sources()[kind].Config(**(target.model_dump(exclude={"source"}) | {"source": kind})))
+                self.board.drop(name)
+                self._start(sources()[kind].Config(**{**target.model_dump(), "source": kind}), written=target)
+                continue
+            error = "not recognised: " + "; ".join(f"{kind}: {problem}" for kind, problem in problems.items())
+            self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=error))
         if not self.config.detect:
             return
         watched = {known.config.url for known in self._targets.values()}
@@ -279,12 +311,6 @@ class App:
                     self._missing[target.target_name] = f"{kind}: {problem}"
                     if first:
                         log.info("not found, will be looked for again", source=kind, problem=problem)
-
-    async def _kind_of(self, url: str) -> str | None:
-        for kind, source in sources().items():
-            if await self._problem_with(source, url) is None:
-                return kind
-        return None
 
     async def _problem_with(self, source: type[Source], url: str) -> str | None:
         """Why this is no such source, or None where it is."""

@@ -90,10 +90,25 @@ def _serve(options: argparse.Namespace) -> int:
         return config.model_copy(update=flags)
 
     config = configured()
+    for kind, source in sources().items():
+        try:
+            source.candidates(os.environ)
+        except ValidationError as error:
+            raise _refused(error, f"environment, {kind.upper()}_…: ") from None
     _log_to(config.log_format, config.log_level)
     directory = Path(config.state_directory) if config.state_directory else default_directory(os.environ)
     asyncio.run(App(config, configured, Store(directory)).run())
     return 0
+
+
+def _refused(error: ValidationError, before: str) -> ConfigError:
+    """What is written wrong on the command line or in the environment, as mistakes in a file are told."""
+    return ConfigError(
+        tuple(
+            f"{before}{str(mistake['loc'][0]).replace('_', '-')}: {mistake['msg'].removeprefix('Value error, ')}"
+            for mistake in error.errors()
+        )
+    )
 
 
 def _flags(options: argparse.Namespace) -> dict[str, object]:
@@ -110,12 +125,7 @@ def _flags(options: argparse.Namespace) -> dict[str, object]:
     try:
         checked = Config(**given)  # type: ignore[arg-type]  # argparse knows strings; the model checks them
     except ValidationError as error:
-        raise ConfigError(
-            tuple(
-                f"--{str(mistake['loc'][0]).replace('_', '-')}: {mistake['msg'].removeprefix('Value error, ')}"
-                for mistake in error.errors()
-            )
-        ) from None
+        raise _refused(error, "--") from None
     return {name: getattr(checked, name) for name in given}
 
 
@@ -174,12 +184,11 @@ def _print_advice(reading: Reading, to: object) -> None:
 
 async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str, str] = os.environ) -> int:
     _log_to("text", "error")
+    given = {f"{kind.upper()}_API_KEY_FILE": key_file} if key_file else {}
     try:
-        target = sources()[kind].at(
-            url, dict(environ) | ({f"{kind.upper()}_API_KEY_FILE": key_file} if key_file else {})
-        )
+        target = sources()[kind].at(url, {**environ, **given})
     except ValidationError as error:
-        raise ConfigError(tuple(f"{url}: {mistake['msg']}" for mistake in error.errors())) from None
+        raise _refused(error, f"{url}: ") from None
     reading, watch = await _once(Config(), target, everything=True)
     if not reading.ok:
         print(f"{url}: {reading.reason}: {reading.error}", file=sys.stderr)

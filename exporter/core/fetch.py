@@ -84,7 +84,7 @@ class Answer:
                 raise ReadError("too_large", f"{self.url} answers with more than {JSON_LIMIT} bytes of JSON")
         try:
             return json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ReadError("content", f"{self.url} answers with something that is not JSON") from None
 
 

@@ -22,6 +22,9 @@ Labels = Mapping[str, str]
 KEPT_VALUES = 20
 """An upstream label that the configuration keeps shows this many values; the rest is `other`."""
 
+TABLE_LENGTH = 10_000
+"""Entries of a table at most."""
+
 _HISTOGRAM = ("_bucket", "_count", "_sum")
 _MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "tables", "families", "internal"}
 _RULE_KEYS = {
@@ -229,7 +232,7 @@ class SourceMap:
     def learn(self, labels: Labels, tables: Mapping[str, dict[str, str]]) -> None:
         """Take from a line what it says about the tables. What was learnt first stays."""
         for name, table in self.tables.items():
-            if table.key in labels and labels[table.key] not in tables[name]:
+            if table.key in labels and labels[table.key] not in tables[name] and len(tables[name]) < TABLE_LENGTH:
                 for value in table.values:
                     if value in labels:
                         tables[name][labels[table.key]] = labels[value]

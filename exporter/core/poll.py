@@ -59,6 +59,7 @@ class Watch:
         interval: float,
         timeout: float,
         exclude: frozenset[str],
+        max_series: int,
         health: Health,
         board: Board,
         store: Store | None,
@@ -73,6 +74,7 @@ class Watch:
         self._configured = interval
         self._timeout = timeout
         self._exclude = exclude
+        self._max_series = max_series
         self._board = board
         self._store = store
         self._wall = wall
@@ -130,7 +132,10 @@ class Watch:
     def _samples(self, own: Sequence[Sample]) -> tuple[Sample, ...]:
         insights = self._insight.observe(self.totals, own, time.monotonic())
         samples = [*self.totals.samples(self.health.carried), *own, *insights]
-        return tuple(sample for sample in samples if sample[0].family.name not in self._exclude)
+        shown = [sample for sample in samples if sample[0].family.name not in self._exclude]
+        if len(shown) > self._max_series:
+            self.totals.dropped["limit"] += len(shown) - self._max_series
+        return tuple(shown[: self._max_series])
 
     def _failed(self, error: Exception, seconds: float) -> Reading:
         if isinstance(error, ReadError):

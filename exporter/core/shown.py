@@ -38,6 +38,13 @@ class Shown:
             self.changed = True
         return output
 
+    def drop_hidden(self) -> set[Series]:
+        """Forget the outputs that are not shown, and say which they were."""
+        idle = {series for series, output in self._outputs.items() if not output.shown}
+        for series in idle:
+            del self._outputs[series]
+        return idle
+
     def hold(self, until: float) -> None:
         """Keep all outputs until then (monotonic seconds), though nothing feeds them."""
         for output in self._outputs.values():

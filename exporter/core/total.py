@@ -123,6 +123,8 @@ class Totals:
         self.read += 1
         self.fallen = 0
         self._anew = False
+        if self._confirmed and self._is_full():
+            self._make_room()
         if self._confirmed:
             self._checkpoint = [slot.total for slot in self._slots.values()]
         self._confirmed = False
@@ -302,7 +304,18 @@ class Totals:
         return slot
 
     def _is_full(self) -> bool:
-        return len(self._shown) + len(self._gauges) >= self._max_series
+        return len(self._slots) + len(self._gauges) >= self._max_series
+
+    def _make_room(self) -> None:
+        """Drop what nothing feeds and nobody sees any more."""
+        idle = self._shown.drop_hidden()
+        self._slots = {
+            place: slot
+            for place, slot in self._slots.items()
+            if place[2] not in idle and not (slot.rule is not None and slot.rule.internal and not slot.inputs)
+        }
+        for key, slots in self._internal.items():
+            self._internal[key] = [(series, slot) for series, slot in slots if slot.inputs]
 
     @staticmethod
     def _scale(rule: Rule | None, series: Series) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
+from weakref import WeakValueDictionary
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 Labels = tuple[tuple[str, str], ...]
@@ -41,13 +42,13 @@ def number(value: float) -> str:
     return "+Inf" if value > 0 else "-Inf"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Series:
     """A family with label values: one line of the page, without its value.
 
-    Made once for each target by a `SeriesTable`, so identity is equality. `own` are the labels without those that the
-    whole target carries; `prefix` is the line's bytes up to and including the space before the value; `sort` is its
-    place within the family.
+    Made once for each target by a `SeriesTable` for as long as anything holds it, so identity is equality. `own` are
+    the labels without those that the whole target carries; `prefix` is the line's bytes up to and including the space
+    before the value; `sort` is its place within the family.
     """
 
     family: Family
@@ -74,7 +75,7 @@ class SeriesTable:
 
     def __init__(self, constant: Mapping[str, str]) -> None:
         self.constant = dict(constant)
-        self._made: dict[tuple[object, ...], Series] = {}
+        self._made: WeakValueDictionary[tuple[object, ...], Series] = WeakValueDictionary()
 
     def __call__(
         self,

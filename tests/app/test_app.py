@@ -254,3 +254,50 @@ async def test_what_is_written_wrong_is_said_without_a_traceback(arguments: list
     assert status == 2
     assert text in err
     assert "Traceback" not in err
+
+
+async def test_a_target_given_by_its_url_alone_is_down_until_it_is_recognised(tmp_path: Path) -> None:
+    port = free_port()
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"targets: ['http://127.0.0.1:{port}']\n")
+    async with exporter(tmp_path, "--config", str(file)) as made:
+        await made.until(rf'^llm_target_up\{{source="auto",target="127.0.0.1:{port}"\}} 0.0')
+        assert "not recognised: litellm: 127.0.0.1" in (await made.get("/"))[1]
+        async with serving(Proxy(), port):
+            page = await made.until(rf'^llm_target_up\{{source="litellm",target="127.0.0.1:{port}"\}}', seconds=30)
+            assert 'source="auto"' not in page
+
+
+async def test_what_holds_for_all_targets_is_taken_by_those_that_are_watched(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    async with serving(Proxy()) as port:
+        entry = f"targets: [{{source: litellm, url: 'http://127.0.0.1:{port}', name: one, api_key: sk-right}}]\n"
+        file.write_text(entry + "interval: 1m\n")
+        async with exporter(tmp_path, "--config", str(file)) as made:
+            made_interval = 'llm_target_interval_seconds{source="litellm",target="one"} '
+            await made.until(re.escape(made_interval) + "[0-9.]+")
+            file.write_text(entry + "limits: {series: 7}\n")
+            made.process.send_signal(signal.SIGHUP)
+            await made.until(r'^llm_target_series\{source="litellm",target="one"\} [1-7].0')
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [({"LITELLM_HOST": "http://user:secret@gw"}, "api_key_file"), ({"LITELLM_HOST": "ftp://gw"}, "http")],
+)
+async def test_a_wrong_environment_is_said_without_its_secrets(
+    environ: dict[str, str], text: str, tmp_path: Path
+) -> None:
+    status, _, err = await run(HOME=str(tmp_path), **environ)
+    assert status == 2
+    assert text in err
+    assert "secret@" not in err
+    assert "Traceback" not in err
+
+
+async def test_a_key_file_that_is_missing_is_the_targets_failure_and_says_so(tmp_path: Path) -> None:
+    async with serving(Proxy()) as port:
+        environ = {"LITELLM_HOST": f"127.0.0.1:{port}", "LITELLM_API_KEY_FILE": str(tmp_path / "nothing")}
+        async with exporter(tmp_path, **environ) as made:
+            await made.until('reason="auth"} 1.0')
+            assert "nothing" in (await made.get("/"))[1]

@@ -69,7 +69,7 @@ def watch(*script: Any, interval: float = 0.1, timeout: float = 1.0) -> tuple[Wa
     insight = Insight(Settings(), SeriesTable({"source": "test", "target": "t"}))
     made = Watch(
         source, up.totals, up.reader, insight, url="http://t", interval=interval, timeout=timeout,
-        exclude=frozenset(), health=health, board=board, store=None,
+        exclude=frozenset(), max_series=1000, health=health, board=board, store=None,
     )  # fmt: skip
     return made, source, health
 

@@ -301,3 +301,14 @@ def test_a_kept_label_shows_its_largest_values_and_the_rest_as_other() -> None:
     assert shown['llm_requests_total{model="m",team="other"}'] == sum(range(1, 11))
     up.read(body({f'up_requests_total{{model="m",team="t{n:02}"}}': 1000.0 for n in range(31)}))
     assert up.shown()['llm_requests_total{model="m",team="other"}'] == 11000.0  # who is shown stays
+
+
+def test_names_that_come_and_go_are_forgotten_when_there_is_no_more_room() -> None:
+    up = Upstream(max_series=20)
+    for number in range(100):
+        up.read(body({line("a", f"model-{number}"): 1.0}))
+        up.time += 4000.0
+        up.shown()
+    assert up.totals.dropped["limit"] <= 20
+    assert len(up.totals._slots) <= 20
+    assert len(up.totals._table) <= 50

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -158,13 +159,18 @@ class LiteLLM:
     async def _list(self) -> None:
         """The list of models and the version: dear to make, rarely changed, and no failure where they are missing."""
         self._listed = self._context.clock()
-        async with self._context.upstream.get("/health/readiness/details") as answer:
-            if answer.status == 200:
-                details = await answer.json()
-                self._version = str(details.get("litellm_version") or "") or None if isinstance(details, dict) else None
-        async with self._context.upstream.get("/model/info") as answer:
-            if answer.status == 200:
-                self._listing = Listing.of(await answer.json())
+        details, models = await self._json("/health/readiness/details"), await self._json("/model/info")
+        if isinstance(details, dict) and isinstance(details.get("litellm_version"), str):
+            self._version = details["litellm_version"][:64]
+        if models is not None:
+            self._listing = Listing.of(models)
+
+    async def _json(self, endpoint: str) -> Any:
+        """What an endpoint answers, None where it does not."""
+        with suppress(ReadError):
+            async with self._context.upstream.get(endpoint) as answer:
+                return await answer.json() if answer.status == 200 else None
+        return None
 
     def _requests_running(self) -> list[Sample]:
         """Requests in flight, less our own read, which a separate metrics port does not count."""

@@ -38,6 +38,7 @@ class Tpot:
                     names = tuple(pair for pair in labels if pair[0] != "deployment")
                     self._names.setdefault(deployment, names)
         before, self._last = self._last, now
+        self._names = {deployment: names for deployment, names in self._names.items() if deployment in now}
         family = families()["llm_time_per_output_token_mean_seconds"]
         for deployment, sums in now.items():
             if deployment in self._names:
