@@ -246,7 +246,7 @@ class App:
         return None
 
     def _apply(self, config: Config, *, anew: bool = False) -> None:
-        """Watch what is configured: what is unchanged goes on, unless all begin `anew`; the rest is stopped or started."""
+        """Watch what is configured: what is unchanged goes on, unless all begin `anew`; the rest stops or starts."""
         wanted = {target.target_name: target for target in config.targets}
         for name, watched in list(self._targets.items()):
             stays = watched.found and config.detect and name not in wanted

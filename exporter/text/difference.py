@@ -223,6 +223,9 @@ class Difference:
                     del self._lines[identity]
         for comment in [comment for comment, read in self._comments.items() if read != self._read]:
             del self._comments[comment]
+            words = comment.split()
+            if words[1:2] == [b"TYPE"]:
+                self._types.pop(words[2].decode(), None)
         if not self._sink.end():
             self._lines.clear()
         self._sink.verify()

@@ -235,7 +235,9 @@ def test_a_body_cut_at_any_byte_fails_and_the_next_one_reads_right() -> None:
 def test_memory_follows_what_is_live() -> None:
     reader = Reader()
     for number in range(200):
-        reader.read(b"".join(b'# HELP h%d x\na{x="%d"} 1\n' % (number, number * 10 + line) for line in range(10)))
+        lines = b"".join(b'a{x="%d"} 1\n' % (number * 10 + line) for line in range(10))
+        reader.read(b"# HELP h%d x\n# TYPE h%d gauge\n" % (number, number) + lines)
     assert len(reader.difference) == 10
-    assert len(reader.difference._comments) == 1
+    assert len(reader.difference._comments) == 2
+    assert len(reader.difference._types) == 1
     assert sys.getsizeof(reader.sink) < 1000

@@ -27,6 +27,8 @@ ALIVE = "/health/liveliness"
 METRICS = "/metrics/"
 SENTINEL = "python_info"
 """Asked for along with the rest: an answer without it means that LiteLLM's filter does not work (several workers)."""
+CREATED = "litellm_proxy_total_requests_metric_created"
+"""Tells a restart where LiteLLM has no start time of its process to tell: on macOS."""
 LISTED = 600.0
 """Seconds for which the list of models and the version are kept."""
 SLOW = 1.0
@@ -127,7 +129,7 @@ class LiteLLM:
         return samples
 
     async def _metrics(self) -> None:
-        names = (*source_map(self.kind).sample_names, SENTINEL)
+        names = (*source_map(self.kind).sample_names, CREATED, SENTINEL)
         began = time.monotonic()
         if self._filter:
             self._filter = await self._take([("name[]", name) for name in names])
