@@ -89,7 +89,10 @@ class Answer:
 
 
 class Upstream:
-    """One target's way to its upstream. `key` gives the bearer token anew for each request, or None."""
+    """One target's way to its upstream. `key` gives the bearer token anew for each request, or None.
+
+    The key goes to the target's own host alone, also where an endpoint is a URL of its own.
+    """
 
     def __init__(self, client: aiohttp.ClientSession, url: str, key: Callable[[], str | None] = lambda: None) -> None:
         self._client = client
@@ -106,9 +109,8 @@ class Upstream:
     ) -> AsyncIterator[Answer]:
         """Ask, and give the answer whatever its status. Raises ReadError (connect, truncated, content)."""
         url = self.at(endpoint)
-        key = self._key()
         sent = dict(headers or {})
-        if key is not None:
+        if urlsplit(url).hostname == urlsplit(self.url).hostname and (key := self._key()) is not None:
             sent["Authorization"] = f"Bearer {key}"
         asked = f"{url}?{urlencode(query)}" if query else url
         try:

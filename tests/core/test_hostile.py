@@ -191,6 +191,28 @@ async def test_a_dead_upstream_is_told_apart_from_a_slow_one() -> None:
     assert "nothing listens there" in reading.error
 
 
+async def test_a_key_goes_to_its_targets_own_host_alone() -> None:
+    heads: list[bytes] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer(GOOD + SENTINEL))
+        writer.close()
+
+    server = await asyncio.start_server(note, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with session() as client:
+        for host, sent in (("127.0.0.1", True), ("localhost", False)):
+            target = Proxy(
+                url=f"http://127.0.0.1:{port}", api_key="sk-invented", metrics_endpoint=f"http://{host}:{port}/metrics/"
+            )
+            heads.clear()
+            assert (await assemble(Config(), target, client, Board(), None).read()).ok
+            asked = next(head for head in heads if head.startswith(b"GET /metrics/"))
+            assert (b"sk-invented" in asked) == sent
+    server.close()
+
+
 async def test_no_key_is_sent_to_where_a_redirect_points() -> None:
     asked: list[bytes] = []
 

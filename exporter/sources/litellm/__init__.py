@@ -65,6 +65,7 @@ class LiteLLM:
         self._deployments = Deployments(context.table)
         self._tpot = Tpot()
         self._filter = not context.everything
+        self._cached = False
         self._listing: Listing | None = None
         self._version: str | None = None
         self._listed = float("-inf")
@@ -161,9 +162,11 @@ class LiteLLM:
     async def _list(self) -> None:
         """The list of models and the version: dear to make, rarely changed, and no failure where they are missing."""
         self._listed = self._context.clock()
+        self._filter = not self._context.everything  # the proxy may have been started anew, with one worker
         details, models = await self._json("/health/readiness/details"), await self._json("/model/info")
-        if isinstance(details, dict) and isinstance(details.get("litellm_version"), str):
-            self._version = details["litellm_version"][:64]
+        if isinstance(details, dict):
+            self._version = str(details.get("litellm_version") or "")[:64] or None
+            self._cached = bool(details.get("cache"))
         if models is not None:
             self._listing = Listing.of(models)
 
@@ -196,7 +199,7 @@ class LiteLLM:
         if self._listing is None:
             remedy = "give the master key: LITELLM_API_KEY, or api_key_file in the configuration"
             advice.append(Advice("models per provider and prices (/model/info is refused or missing)", remedy))
-        if not self._context.totals.internal("redis_requests"):
+        if self._cached and not self._context.totals.internal("redis_requests"):
             advice.append(
                 Advice("the server behind the cache", 'litellm_settings:\n  service_callback: ["prometheus_system"]')
             )
