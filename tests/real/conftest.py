@@ -32,10 +32,12 @@ def providers(folder: Path) -> Iterator[stack.Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def proxy(folder: Path, redis: stack.Server, providers: stack.Server) -> Iterator[stack.LiteLLM]:
-    """One worker, no cooldowns: counts are exact."""
-    server = stack.litellm(folder, stack.litellm_config(providers.url, redis.port))
+@pytest.fixture(scope="session", params=[1, 2], ids=["one worker", "two workers"])
+def proxy(
+    request: pytest.FixtureRequest, folder: Path, redis: stack.Server, providers: stack.Server
+) -> Iterator[stack.LiteLLM]:
+    """No cooldowns and no retries: counts are exact."""
+    server = stack.litellm(folder, stack.litellm_config(providers.url, redis.port), request.param)
     server.start()
     yield server
     server.stop()

@@ -130,7 +130,7 @@ async def test_time_to_first_token_and_per_output_token_are_what_the_providers_d
     for _ in range(3):  # several reads, each with streams and whole answers
         for model in ("good", "slow"):
             await asyncio.gather(
-                drive(proxy.url, model, 4, stream=True, tokens=40), drive(proxy.url, model, 2, tokens=40)
+                drive(proxy.url, model, 5, stream=True, tokens=60), drive(proxy.url, model, 1, tokens=60)
             )
     after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 36)
     last = ledger()
