@@ -48,7 +48,7 @@ class Truth(RuleBasedStateMachine):
     @precondition(lambda self: not self.fresh)
     @rule(line=st.sampled_from(LINES))
     def hide(self, line: tuple[str, str]) -> None:
-        if line in self.values and line in self.seen:
+        if line in self.values and line in self.seen and line not in self.begun:
             self.hidden.add(line)
 
     @rule(line=st.sampled_from(LINES))
@@ -59,7 +59,8 @@ class Truth(RuleBasedStateMachine):
     @rule(line=st.sampled_from(LINES), share=st.floats(0, 0.9))
     def begin_again(self, line: tuple[str, str], share: float) -> None:
         seen = self.seen.get(line, 0.0)
-        if seen >= 1.0 and line not in self.forgotten and line not in self.unsure:
+        known = line not in self.forgotten and line not in self.unsure and line not in self.hidden
+        if seen >= 1.0 and known and line not in self.missed:  # a fall that nobody sees cannot be told
             self.values[line] = float(int(seen * share))
             self.seen[line] = 0.0
             self.begun.add(line)
