@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 from pydantic import ValidationError
@@ -175,11 +176,11 @@ async def _check(file: Path, *, offline: bool) -> int:
     return 0
 
 
-def _print_advice(reading: Reading, to: object) -> None:
+def _print_advice(reading: Reading, to: TextIO) -> None:
     for advice in reading.advice:
-        print(f"    missing: {advice.missing}; switch it on with:", file=to)  # type: ignore[call-overload]
+        print(f"    missing: {advice.missing}; switch it on with:", file=to)
         for line in advice.remedy.splitlines():
-            print(f"      {line}", file=to)  # type: ignore[call-overload]
+            print(f"      {line}", file=to)
 
 
 async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str, str] = os.environ) -> int:

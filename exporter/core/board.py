@@ -71,11 +71,6 @@ class Board:
         self._targets: dict[str, Health] = {}
         self._pages: dict[Format, bytes] = {}
 
-    @property
-    def targets(self) -> Mapping[str, Health]:
-        """Every target by its name."""
-        return self._targets
-
     def watch(self, health: Health) -> None:
         """A target is configured."""
         self._targets[health.target] = health

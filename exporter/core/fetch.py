@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,12 +104,10 @@ class Upstream:
         return endpoint if "://" in endpoint else f"{self.url}/{endpoint.lstrip('/')}"
 
     @asynccontextmanager
-    async def get(
-        self, endpoint: str, query: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[Answer]:
+    async def get(self, endpoint: str, query: Sequence[tuple[str, str]] = ()) -> AsyncIterator[Answer]:
         """Ask, and give the answer whatever its status. Raises ReadError (connect, truncated, content)."""
         url = self.at(endpoint)
-        sent = dict(headers or {})
+        sent = {}
         if urlsplit(url).hostname == urlsplit(self.url).hostname and (key := self._key()) is not None:
             sent["Authorization"] = f"Bearer {key}"
         asked = f"{url}?{urlencode(query)}" if query else url

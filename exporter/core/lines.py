@@ -175,7 +175,7 @@ class GaugeSlot:
         if not values or (self.rule.merge == "none" and len(values) > 1):
             return None
         merged = max(values) if self.rule.merge == "max" else min(values) if self.rule.merge == "min" else sum(values)
-        return merged * self.rule.scale + self.rule.add
+        return merged * self.rule.scale
 
 
 class IdentityLine(Known):

@@ -28,7 +28,7 @@ TABLE_LENGTH = 10_000
 _HISTOGRAM = ("_bucket", "_count", "_sum")
 _MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "tables", "families", "internal"}
 _RULE_KEYS = {
-    "from", "labels", "constant", "scale", "add", "merge", "copies", "only", "drop", "when", "type",
+    "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type",
 }  # fmt: skip
 
 
@@ -73,7 +73,6 @@ class Rule:
     labels: tuple[tuple[str, Pick], ...]
     constant: tuple[tuple[str, str], ...]
     scale: float
-    add: float
     merge: Merge
     copies: frozenset[str]
     only: tuple[Condition, ...]
@@ -94,17 +93,6 @@ class Rule:
     def lookups(self) -> Iterator[tuple[str, str]]:
         """Each table that a label of this rule is looked up in, with the upstream label looked up."""
         return ((pick.table, pick.key) for _, pick in self.labels if pick.table is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a line goes: the rule, which of its alternatives, our labels, and the part of a histogram."""
-
-    rule: Rule
-    alternative: int
-    labels: tuple[tuple[str, str], ...]
-    suffix: str
-    le: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +195,6 @@ class SourceMap:
             labels=tuple(picks.items()),
             constant=tuple(constant.items()),
             scale=float(given.get("scale", 1.0)),
-            add=float(given.get("add", 0.0)),
             merge=merge,
             copies=frozenset(given.get("copies", self.copies)),
             only=_conditions(given.get("only", ())),

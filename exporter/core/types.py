@@ -30,7 +30,6 @@ class Family:
     order: int
     closed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parent: str | None = None
-    experimental: bool = False
 
 
 def number(value: float) -> str:
