@@ -120,7 +120,7 @@ class Upstream:
             raise ReadError("connect", f"{_place(url)}: {_plain(error)}") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError) as error:
             raise ReadError("truncated", f"{url}: the connection broke: {_plain(error)}") from None
-        except (aiohttp.ClientError, ValueError) as error:
+        except aiohttp.ClientError as error:
             raise ReadError("content", f"{url} does not answer in HTTP: {_plain(error)}") from None
 
     async def status(self, endpoint: str) -> int:
