@@ -273,7 +273,7 @@ class App:
 
     def _start(self, target: TargetConfig, *, written: TargetConfig | None = None, found: bool = False) -> None:
         assert self._client is not None  # noqa: S101 - made before anything is started
-        assert self._group is not None  # noqa: S101
+        assert self._group is not None  # noqa: S101 - the same
         watch = assemble(self.config, target, self._client, self.board, self._store)
         task = self._group.create_task(watch.run(), name=target.target_name)
         self._targets[target.target_name] = Watched(written or target, watch, task, found)
