@@ -106,6 +106,11 @@ class CounterLine(Known):
         self.gone = 0.0  # when it vanished, if the read that last saw it is `missed`
         self.missed = -1
 
+    @property
+    def absent(self) -> bool:
+        """Whether the last whole body came without the line."""
+        return self.missed == self.read
+
     def take(self, value: float) -> None:
         if self.last <= value < inf:
             gain = value - self.last
@@ -120,7 +125,7 @@ class CounterLine(Known):
             slot.total += gain
 
     def vanished(self, identity: bytes, now: float) -> bool:
-        if self.missed != self.read:
+        if not self.absent:
             self.missed = self.read
             self.gone = now
             self._totals.remember(self, identity)

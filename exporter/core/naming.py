@@ -20,6 +20,7 @@ class Waiting:
     """A line whose place depends on the rest of the body; `known` stands for it until then."""
 
     line: Line
+    labels: Mapping[str, str]  # those that it really has
     type: str | None
     known: Known
 
@@ -49,7 +50,7 @@ class Naming:
         )
         if not unknown:
             return None
-        waiting = Waiting(line, upstream_type, Known())
+        waiting = Waiting(line, labels, upstream_type, Known())
         self._waiting.append(waiting)
         return waiting.known
 
@@ -69,11 +70,10 @@ class Naming:
     def _rank(self, name: str, waiting: Iterable[Waiting]) -> None:
         """Show the values of a kept label that have most requests in the first body that has any."""
         weights: dict[str, float] = {}
-        for line in (waiting.line for waiting in waiting):
-            value = self._map.present(line.labels).get(name)
-            if value is not None:
+        for line, labels in ((each.line, each.labels) for each in waiting):
+            if name in labels:
                 requests = any(rule.family.name == "llm_requests_total" for rule, _, _ in self._map.wants(line.name))
-                weights[value] = weights.get(value, 0.0) + (line.value if requests else 0.0)
+                weights[labels[name]] = weights.get(labels[name], 0.0) + (line.value if requests else 0.0)
         if weights:
             ranked = sorted((-weight, value) for value, weight in weights.items())
             self.shown[name] = [value for _, value in ranked[:KEPT_VALUES]]

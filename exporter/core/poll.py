@@ -125,7 +125,7 @@ class Watch:
         self.health.dropped = self.totals.dropped
         self._tell(reading)
         self._board.publish(reading)
-        if self._dirty and time.monotonic() - self._saved > SAVE:
+        if time.monotonic() - self._saved > SAVE:
             self.save()
         return reading
 

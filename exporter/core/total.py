@@ -143,7 +143,7 @@ class Totals:
     def settle(self) -> Iterator[tuple[bytes, Known]]:
         """At the end of a body: each line that waited for it, by its identity, and what it has become."""
         for waiting in self._naming.decide():
-            known = self._place(waiting.line, self.map.present(waiting.line.labels), waiting.type)
+            known = self._place(waiting.line, waiting.labels, waiting.type)
             known.text, known.read = waiting.known.text, waiting.known.read
             yield waiting.line.identity, known
 
@@ -371,7 +371,7 @@ class Totals:
 
     def _most_fell(self) -> bool:
         """Whether most counters fell or vanished with this body; all vanished together is more likely a bad answer."""
-        absent = sum(line.missed == line.read == self.read - 1 for line in self._lines)
+        absent = sum(line.absent and line.read == self.read - 1 for line in self._lines)
         alive = sum(line.read == self.read and line.last > 0.0 for line in self._lines)
         return self.fallen > 0 and 2 * (self.fallen + absent) > alive + absent
 
@@ -413,11 +413,7 @@ class Totals:
         """
         if not self._watched or not self._confirmed:
             return None
-        live: dict[int, float] = {}
-        for line in self._lines:
-            if line not in self._gone or line.missed != line.read:
-                for slot in line.slots:
-                    live[id(slot)] = live.get(id(slot), 0.0) + line.last
+        live = self._live()
         slots = [
             [
                 key,
@@ -431,11 +427,7 @@ class Totals:
             for (key, alternative, series), slot in self._slots.items()
             if slot.rule is None or (self._chosen[key] == alternative and not slot.rule.internal)
         ]
-        gone = [
-            _fingerprint(identity)
-            for line, identity in self._gone.items()
-            if line.missed == line.read and line.last > 0.0
-        ]
+        gone = [_fingerprint(identity) for line, identity in self._gone.items() if line.absent and line.last > 0.0]
         return {
             "identity": self._process.start,
             "kept": self._naming.shown,
@@ -443,13 +435,19 @@ class Totals:
             "slots": slots,
         }
 
+    def _live(self) -> dict[int, float]:
+        """The sum of the last values of the lines that feed a slot and are there, by the slot's id()."""
+        live: dict[int, float] = {}
+        for line in self._lines:
+            if not line.absent:
+                for slot in line.slots:
+                    live[id(slot)] = live.get(id(slot), 0.0) + line.last
+        return live
+
     def _resume(self, saved: Mapping[str, Any]) -> None:
         """Go on from what was saved, once the first body is whole and tells whether it is the same process."""
         rules = {rule.key: rule for rule in self.map.rules}
-        live: dict[int, float] = {}
-        for line in self._lines:
-            for slot in line.slots:
-                live[id(slot)] = live.get(id(slot), 0.0) + line.last
+        live = self._live()
         resumed: list[tuple[Slot, Output, bool, float, float]] = []
         for key, source, labels, suffix, le, was_live, total in saved["slots"]:
             rule = rules.get(key)

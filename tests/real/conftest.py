@@ -19,17 +19,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def redis(folder: Path) -> Iterator[stack.Server]:
     server = stack.redis(folder)
-    server.start()
-    yield server
-    server.stop()
+    with stack.running(server):
+        yield server
 
 
 @pytest.fixture(scope="session")
 def providers(folder: Path) -> Iterator[stack.Server]:
     server = stack.providers(folder)
-    server.start()
-    yield server
-    server.stop()
+    with stack.running(server):
+        yield server
 
 
 @pytest.fixture(scope="session", params=[1, 2], ids=["one worker", "two workers"])
@@ -38,9 +36,8 @@ def proxy(
 ) -> Iterator[stack.LiteLLM]:
     """No cooldowns and no retries: counts are exact."""
     server = stack.litellm(folder, stack.litellm_config(providers.url, redis.port), request.param)
-    server.start()
-    yield server
-    server.stop()
+    with stack.running(server):
+        yield server
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,19 @@ class Server:
         request = urllib.request.Request(self.url + path, headers=dict(headers or {}))
         with urllib.request.urlopen(request, timeout=60) as response:
             return str(response.read().decode())
+
+
+@contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Start them one after the other; stop those that were started, the last first."""
+    try:
+        for server in servers:
+            server.start()
+        yield
+    finally:
+        for server in reversed(servers):
+            if server.process is not None:
+                server.stop()
 
 
 def redis(folder: Path) -> Server:

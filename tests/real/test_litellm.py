@@ -185,12 +185,9 @@ async def test_what_others_ask_of_the_proxy_is_no_traffic(exporter: Exporter, pr
 
 async def test_a_dead_cache_backend_is_seen_and_its_return(tmp_path: Path, providers: Server, folder: Path) -> None:
     own = stack.redis(tmp_path)
-    own.start()
     server = stack.litellm(tmp_path, stack.litellm_config(providers.url, own.port))
-    server.start()
     exporter = stack.exporter(tmp_path, server.url)
-    exporter.start()
-    try:
+    with stack.running(own, server, exporter):
         await drive(server.url, "good", 2)
         await exporter.until("llm_cache_backend_up", 1.0, 60.0)
         own.stop()
@@ -204,19 +201,14 @@ async def test_a_dead_cache_backend_is_seen_and_its_return(tmp_path: Path, provi
             await drive(server.url, "good", 2)
             await asyncio.sleep(1.0)
         assert exporter.sum("llm_cache_backend_up") == 1.0
-    finally:
-        for process in (exporter, server, own):
-            process.stop()
 
 
 async def test_a_cooldown_is_counted_and_a_deployment_that_answers_again_is_up(
     tmp_path: Path, providers: Server, redis: Server
 ) -> None:
     server = stack.litellm(tmp_path, stack.litellm_config(providers.url, redis.port, cooldowns=True))
-    server.start()
     exporter = stack.exporter(tmp_path, server.url)
-    exporter.start()
-    try:
+    with stack.running(server, exporter):
         assert exporter.sum("llm_deployment_up", deployment="flaky-1") == 1.0
         for _ in range(4):
             await drive(server.url, "flaky", 1)
@@ -229,22 +221,14 @@ async def test_a_cooldown_is_counted_and_a_deployment_that_answers_again_is_up(
                 break
             await asyncio.sleep(2.0)
         await exporter.until("llm_deployment_up", 1.0, 60.0, deployment="flaky-1")
-    finally:
-        exporter.stop()
-        server.stop()
 
 
 async def test_a_proxy_without_its_prometheus_callback_says_what_to_switch_on(
     tmp_path: Path, providers: Server, redis: Server
 ) -> None:
     server = stack.litellm(tmp_path, stack.litellm_config(providers.url, redis.port, prometheus=False))
-    server.start()
     exporter = stack.exporter(tmp_path, server.url)
-    exporter.start()
-    try:
+    with stack.running(server, exporter):
         page = exporter.text("/")
         assert re.search(r"callbacks: \[prometheus\]", page), page
         assert exporter.sum("llm_target_up") == 0.0
-    finally:
-        exporter.stop()
-        server.stop()

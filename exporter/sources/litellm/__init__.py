@@ -65,6 +65,7 @@ class LiteLLM:
         self._deployments = Deployments(context.table)
         self._tpot = Tpot()
         self._filter = not context.everything
+        self._names = [("name[]", name) for name in (*source_map(self.kind).sample_names, CREATED, SENTINEL)]
         self._cached = False
         self._listing: Listing | None = None
         self._version: str | None = None
@@ -130,10 +131,9 @@ class LiteLLM:
         return samples
 
     async def _metrics(self) -> None:
-        names = (*source_map(self.kind).sample_names, CREATED, SENTINEL)
         began = time.monotonic()
         if self._filter:
-            self._filter = await self._take([("name[]", name) for name in names])
+            self._filter = await self._take(self._names)
         if not self._filter:
             await self._take([])
         self._took = time.monotonic() - began
