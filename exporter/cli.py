@@ -44,12 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
 
     serve = commands.add_parser("serve", help="serve :9400/metrics (what happens without a command, too)")
-    for known in (parser, serve):
+    # what stands behind `serve` counts, and what stands before it is not forgotten
+    for known, absent in ((parser, None), (serve, argparse.SUPPRESS)):
+        known.argument_default = absent
         known.add_argument("--config", type=Path, metavar="FILE", help="YAML file; without it, what runs here is found")
         known.add_argument("--listen", metavar="[HOST]:PORT", help="address to serve on (default :9400, all addresses)")
         known.add_argument("--interval", metavar="TIME", help="time between reads of a target (default 5s)")
         known.add_argument("--state-directory", type=Path, metavar="DIR", help="where totals are kept over restarts")
-        known.add_argument("--enable-reload", action="store_true", default=None, help="allow POST /-/reload")
+        known.add_argument("--enable-reload", action="store_true", default=absent, help="allow POST /-/reload")
         known.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
         known.add_argument("--log-format", choices=("text", "json"), help="default text")
 

@@ -301,3 +301,10 @@ async def test_a_key_file_that_is_missing_is_the_targets_failure_and_says_so(tmp
         async with exporter(tmp_path, **environ) as made:
             await made.until('reason="auth"} 1.0')
             assert "nothing" in (await made.get("/"))[1]
+
+
+@pytest.mark.parametrize("arguments", [["--interval", "5", "serve"], ["serve", "--interval", "5"], ["--interval", "5"]])
+async def test_a_flag_counts_before_serve_behind_it_and_without_it(arguments: list[str], tmp_path: Path) -> None:
+    status, _, err = await run(*arguments, HOME=str(tmp_path))
+    assert status == 2
+    assert "--interval: not a duration" in err
