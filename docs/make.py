@@ -50,6 +50,7 @@ targets:
   - source: litellm
     url: [http://gw-1:4000, http://gw-2:4000]   # one target each
     api_key_env: LITELLM_API_KEY
+    compression: true                      # gzip, where the network is what is scarce
 
 limits:                                    # of each target
   body: 256MiB                             # largest answer, after decompression

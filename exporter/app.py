@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import aiohttp
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as classic
@@ -23,7 +22,7 @@ from exporter.config.model import Config, TargetConfig
 from exporter.config.values import SecretError
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
-from exporter.core.fetch import Upstream, session
+from exporter.core.fetch import Client, Upstream, session
 from exporter.core.poll import Watch
 from exporter.core.source import Context, Source, source_map
 from exporter.core.state import Store
@@ -46,7 +45,7 @@ log = structlog.get_logger(__name__)
 def assemble(
     config: Config,
     target: TargetConfig,
-    client: aiohttp.ClientSession,
+    client: Client,
     board: Board,
     store: Store | None,
     *,
@@ -69,7 +68,7 @@ def assemble(
         from_zero=from_zero,
     )
     reader = Difference(totals, Limits(body=config.limits.body))
-    upstream = Upstream(client, target.url, _key_of(target))
+    upstream = Upstream(client, target.url, _key_of(target), compression=target.compression)
     score = config.score
     settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
     health = Health(target.source, target.target_name, target.labels)
@@ -138,7 +137,7 @@ class App:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self.board = Board(self._own, self._process)
-        self._client: aiohttp.ClientSession | None = None
+        self._client: Client | None = None
         self._group: asyncio.TaskGroup | None = None
 
     # -- what the web room shows ---------------------------------------------------------------------------------

@@ -95,6 +95,10 @@ class TargetConfig(Section):
     timeout: Duration | None = Field(
         default=None, description="Time that a read may take. Left out: the `timeout` of all."
     )
+    compression: bool = Field(
+        default=False,
+        description="Ask for gzip: spares the network, costs the upstream time. Never asked of this machine.",
+    )
     labels: dict[LabelName, Text] = Field(
         default={},
         description="Labels to add to every series of the target.",

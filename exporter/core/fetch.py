@@ -1,6 +1,6 @@
 """Fetching from upstreams: bounded in time and size, never redirected, every failure with its reason.
 
-An upstream may be hung, hostile or run by a stranger. Its answer is taken in slices as it arrives and never held
+An upstream may be hung, hostile or run by a stranger. Its answer is given on in pieces as it arrives and never held
 whole; compressed answers are bounded after decompression; a redirect is a failure, because a key could travel with it.
 """
 
@@ -8,33 +8,113 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import zlib
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode
 
-import aiohttp
+from yarl import URL
 
 from exporter.core.errors import ReadError
+from exporter.core.http import Pool, Take
+
+if TYPE_CHECKING:
+    from exporter.core.https import Session
 
 SLICE = 64 << 10
-"""Bytes of a body that are worked on before other tasks get their turn."""
+"""Bytes of a compressed body that are worked on before other tasks get their turn, after decompression."""
 JSON_LIMIT = 32 << 20
 """Bytes of a JSON answer at most."""
 
 
-def session() -> aiohttp.ClientSession:
+class Response(Protocol):
+    """An answer of either way there: `exporter.core.http` in plain, `exporter.core.https` over TLS."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def content_encoding(self) -> str: ...
+
+    async def into(self, take: Take) -> None:
+        """Give `take` the body piece by piece as it arrives; what it raises is raised here and ends the answer."""
+
+    async def read(self) -> bytes:
+        """The next piece, nothing at the end; no more arrives than is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A URL that is asked for."""
+
+    url: URL
+    place: tuple[str, int]  # host and port
+    shown: str  # for messages: without user, password and query
+    head: bytes  # the request line and the host
+    login: str | None  # what the URL's user and password make of `Authorization`
+    local: bool  # on this machine
+
+
+@lru_cache(1024)
+def _asked(url: str, query: tuple[tuple[str, str], ...]) -> Asked:
+    """Raises ReadError where it is no URL. What is not ASCII is written percent-encoded, a name in its ASCII form."""
+    if re.search(r"[\x00-\x20\x7f-\xa0]", url):
+        raise ReadError("connect", "a URL with spaces or control characters (write them percent-encoded)")
+    try:
+        full = URL(f"{url}{'&' if '?' in url else '?'}{urlencode(query)}" if query else url)
+        host, port, login = full.raw_host, full.port, None
+        (host or "").encode("idna")  # as the resolver will: no part of a name may be too long
+        if full.user is not None:
+            login = "Basic " + b64encode(f"{full.user}:{full.password or ''}".encode()).decode()
+    except ValueError:
+        host = port = login = None
+    if not host or not port or full.scheme not in ("http", "https"):
+        raise ReadError("connect", "not an http or https URL (write http://host:port/path)")
+    full = full.with_user(None).with_fragment(None)
+    line = f"GET {full.raw_path_qs} HTTP/1.1\r\nHost: {full.host_port_subcomponent}\r\n".encode("ascii")
+    local = host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]+){3}", host) is not None
+    return Asked(full, (host, port), str(full.with_query(None)), line, login, local)
+
+
+class Client:
     """The one client of the exporter: connections are kept, cookies and environment proxies are not."""
-    return aiohttp.ClientSession(
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
-        headers={"User-Agent": "llm-exporter", "Accept-Encoding": "identity"},
-        max_line_size=32 << 10,
-        max_field_size=32 << 10,
-    )
+
+    def __init__(self) -> None:
+        self._plain = Pool()
+        self._tls: Session | None = None
+
+    def get(self, asked: Asked, headers: dict[str, str]) -> AbstractAsyncContextManager[Response]:
+        """Ask. Raises ReadError (connect, truncated, content)."""
+        if asked.url.scheme == "http":
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            return self._plain.get(asked.place, asked.head + lines.encode("ascii") + b"\r\n", asked.shown)
+        if self._tls is None:
+            from exporter.core.https import Session
+
+            self._tls = Session()
+        return self._tls.get(asked.url, headers, asked.shown)
+
+    async def close(self) -> None:
+        self._plain.close()
+        if self._tls is not None:
+            await self._tls.close()
+        await asyncio.sleep(0)  # in which the connections end
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[Client]:
+    """The client, closed at the end."""
+    client = Client()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,60 +124,81 @@ class Answer:
     url: str
     status: int
     content_type: str
-    _response: aiohttp.ClientResponse
+    _response: Response
 
     @property
     def openmetrics(self) -> bool:
         return self.content_type.startswith("application/openmetrics-text")
 
-    async def slices(self) -> AsyncIterator[bytes]:
-        """The body in slices of at most SLICE bytes, decompressed."""
-        encoding = self._response.headers.get("Content-Encoding", "identity").lower()
+    async def into(self, take: Take) -> None:
+        """Give `take` the body piece by piece, of 128 KiB at most, decompressed, as it arrives.
+
+        Raises ReadError (truncated, content, malformed), and what `take` raises, which ends the answer.
+        """
+        encoding = self._response.content_encoding.lower() or "identity"
         if encoding not in ("identity", "gzip", "deflate"):
             raise ReadError("content", f"{self.url} answers in {encoding!r}, which was not asked for")
-        unpack = zlib.decompressobj(wbits=47) if encoding != "identity" else None
-        async for chunk in self._response.content.iter_any():
-            if unpack is None:
-                for start in range(0, len(chunk), SLICE):
-                    yield chunk[start : start + SLICE]
-                    await asyncio.sleep(0)
-                continue
-            rest = chunk
-            while rest and not unpack.eof:
+        if encoding == "identity":
+            await self._response.into(take)
+            return
+        unpack = zlib.decompressobj(wbits=47)
+        while rest := await self._response.read():
+            while rest:
+                if unpack.eof:
+                    unpack = zlib.decompressobj(wbits=47)  # gzip may have several members
                 try:
                     piece = unpack.decompress(rest, SLICE)
                 except zlib.error as error:
                     raise ReadError("malformed", f"{self.url} answers with broken {encoding}: {error}") from None
-                rest = unpack.unconsumed_tail
+                rest = unpack.unconsumed_tail or unpack.unused_data
                 if piece:
-                    yield piece
-                    await asyncio.sleep(0)
-        if unpack is not None and not unpack.eof:
+                    take(piece)
+                await asyncio.sleep(0)
+        if not unpack.eof:
             raise ReadError("truncated", f"{self.url}: the compressed body was cut on its way")
+
+    async def start(self, limit: int) -> bytes:
+        """The whole body where it has `limit` bytes at most, else what it begins with: more bytes than that."""
+        body = bytearray()
+
+        def take(piece: bytes) -> None:
+            body.extend(piece)
+            if len(body) > limit:
+                raise _Enough
+
+        with suppress(_Enough):
+            await self.into(take)
+        return bytes(body)
 
     async def json(self) -> Any:
         """The body as JSON, of JSON_LIMIT bytes at most."""
-        body = bytearray()
-        async for piece in self.slices():
-            body += piece
-            if len(body) > JSON_LIMIT:
-                raise ReadError("too_large", f"{self.url} answers with more than {JSON_LIMIT} bytes of JSON")
+        body = await self.start(JSON_LIMIT)
+        if len(body) > JSON_LIMIT:
+            raise ReadError("too_large", f"{self.url} answers with more than {JSON_LIMIT} bytes of JSON")
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             raise ReadError("content", f"{self.url} answers with something that is not JSON") from None
 
 
+class _Enough(Exception):  # noqa: N818 - no error: the rest of a body is not wanted
+    """Ends an answer."""
+
+
 class Upstream:
     """One target's way to its upstream. `key` gives the bearer token anew for each request, or None.
 
-    The key goes to the target's own host alone, also where an endpoint is a URL of its own.
+    The key goes to the target's own host alone, also where an endpoint is a URL of its own. With `compression` gzip is
+    asked for, but not of this machine.
     """
 
-    def __init__(self, client: aiohttp.ClientSession, url: str, key: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, client: Client, url: str, key: Callable[[], str | None] = lambda: None, *, compression: bool = False
+    ) -> None:
         self._client = client
         self.url = url
         self._key = key
+        self._compression = compression
 
     def at(self, endpoint: str) -> str:
         """The URL of an endpoint: a path beneath the target's URL, or a URL of its own."""
@@ -105,32 +206,31 @@ class Upstream:
 
     @asynccontextmanager
     async def get(self, endpoint: str, query: Sequence[tuple[str, str]] = ()) -> AsyncIterator[Answer]:
-        """Ask, and give the answer whatever its status. Raises ReadError (connect, truncated, content)."""
-        url = self.at(endpoint)
-        sent = {}
-        if urlsplit(url).hostname == urlsplit(self.url).hostname and (key := self._key()) is not None:
+        """Ask, and give the answer whatever its status. Raises ReadError (connect, auth, truncated, content)."""
+        asked = _asked(self.at(endpoint), tuple(query))
+        encoding = "gzip" if self._compression and not asked.local else "identity"
+        sent = {"User-Agent": "llm-exporter", "Accept": "*/*", "Accept-Encoding": encoding}
+        if asked.login is not None:
+            sent["Authorization"] = asked.login
+        elif asked.place[0] == _asked(self.url, ()).place[0] and (key := self._key()) is not None:
+            if not re.fullmatch(r"[\x20-\x7e]+", key):
+                raise ReadError("auth", f"{asked.shown}: the key has letters that a header cannot carry (see api_key)")
             sent["Authorization"] = f"Bearer {key}"
-        asked = f"{url}?{urlencode(query)}" if query else url
-        try:
-            async with self._client.get(asked, headers=sent, allow_redirects=False) as response:
-                yield Answer(url, response.status, response.headers.get("Content-Type", ""), response)
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise ReadError("connect", f"{url}: its TLS certificate is refused: {error.certificate_error}") from None
-        except aiohttp.ClientConnectorError as error:
-            raise ReadError("connect", f"{_place(url)}: {_plain(error)}") from None
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError) as error:
-            raise ReadError("truncated", f"{url}: the connection broke: {_plain(error)}") from None
-        except aiohttp.ClientError as error:
-            raise ReadError("content", f"{url} does not answer in HTTP: {_plain(error)}") from None
+        async with self._client.get(asked, sent) as response:
+            yield Answer(asked.shown, response.status, response.content_type, response)
 
     async def status(self, endpoint: str) -> int:
         """The status of an endpoint; the body is read and thrown away. Raises ReadError."""
+        size = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+            if size > JSON_LIMIT:
+                raise ReadError("too_large", f"{answer.url} answers with more than {JSON_LIMIT} bytes")
+
         async with self.get(endpoint) as answer:
-            size = 0
-            async for piece in answer.slices():
-                size += len(piece)
-                if size > JSON_LIMIT:
-                    raise ReadError("too_large", f"{answer.url} answers with more than {JSON_LIMIT} bytes")
+            await answer.into(take)
             return answer.status
 
 
@@ -149,16 +249,3 @@ def refuse_markup(answer: Answer) -> None:
     """Raises ReadError (content) where the answer says itself that it is no exposition."""
     if answer.content_type.startswith(("text/html", "application/json")):
         raise ReadError("content", f"{answer.url} answers with {answer.content_type}, not with metrics")
-
-
-def _place(url: str) -> str:
-    return f"{urlsplit(url).hostname}:{urlsplit(url).port or (443 if url.startswith('https') else 80)}"
-
-
-def _plain(error: Exception) -> str:
-    """What went wrong in few words, without the exception's own decoration."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the name does not resolve"
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
-        return "nothing listens there"
-    return str(error) or type(error).__name__

@@ -45,13 +45,17 @@ class Context:
         self.reader.begin(openmetrics=answer.openmetrics)
         tail = b""
         found = not sentinel
+
+        def look(piece: bytes) -> None:
+            nonlocal tail, found
+            if not found:
+                tail += piece
+                found = sentinel in tail
+                tail = tail[-len(sentinel) :]
+            self.reader.feed(piece)
+
         try:
-            async for piece in answer.slices():
-                self.reader.feed(piece)
-                if not found:
-                    tail += piece
-                    found = sentinel in tail
-                    tail = tail[-len(sentinel) :]
+            await answer.into(look if sentinel else self.reader.feed)
             if not found:
                 self.reader.abort()
                 return False

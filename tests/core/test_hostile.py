@@ -3,16 +3,19 @@
 import asyncio
 import gzip
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board
-from exporter.core.fetch import session
+from exporter.core.fetch import Asked, Client, Response, session
+from exporter.core.https import Session
 from exporter.core.poll import Watch
 from exporter.core.types import Reading
 from exporter.sources.litellm import Proxy
@@ -140,8 +143,23 @@ BAD: dict[str, tuple[bytes | Serve, str]] = {
 }
 
 
+@pytest.fixture(params=["plain", "tls"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Our own protocol, and the client that is used over TLS: here without it, so that it can be misled."""
+    if request.param == "tls":
+
+        def get(client: Client, asked: Asked, headers: dict[str, str]) -> AbstractAsyncContextManager[Response]:
+            client._tls = client._tls or Session()
+            return client._tls.get(asked.url, headers, asked.shown)
+
+        monkeypatch.setattr(Client, "get", get)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("how", BAD)
-async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_the_next_read(how: str) -> None:
+async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_the_next_read(
+    how: str, way: str
+) -> None:
     bad, reason = BAD[how]
     async with watched() as (server, watch, board):
         good = server.metrics
@@ -149,7 +167,7 @@ async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_t
         others = lines_of(board, "good")
         server.metrics = bad
         failed = await watch.read()
-        assert (failed.reason, failed.samples) == (reason, ())
+        assert (failed.reason, len(failed.samples)) == (reason, 0)
         assert failed.error
         page = lines_of(board, "bad")
         assert b'llm_target_up{source="litellm",target="bad"} 0.0' in page
@@ -173,14 +191,14 @@ async def test_too_many_series_and_too_long_labels_are_left_out_without_growing(
     assert not [series for series, _ in reading.samples if len(series.prefix) > 1000]
 
 
-async def test_an_endless_body_ends_at_the_limit() -> None:
+async def test_an_endless_body_ends_at_the_limit(way: str) -> None:
     async with watched(timeout="20s") as (server, watch, _):
         watch.reader._limits = type(watch.reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
         server.metrics = endless
         assert (await watch.read()).reason == "too_large"
 
 
-async def test_a_dead_upstream_is_told_apart_from_a_slow_one() -> None:
+async def test_a_dead_upstream_is_told_apart_from_a_slow_one(way: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -191,7 +209,7 @@ async def test_a_dead_upstream_is_told_apart_from_a_slow_one() -> None:
     assert "nothing listens there" in reading.error
 
 
-async def test_a_key_goes_to_its_targets_own_host_alone() -> None:
+async def test_a_key_goes_to_its_targets_own_host_alone(way: str) -> None:
     heads: list[bytes] = []
 
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -213,7 +231,7 @@ async def test_a_key_goes_to_its_targets_own_host_alone() -> None:
     server.close()
 
 
-async def test_no_key_is_sent_to_where_a_redirect_points() -> None:
+async def test_no_key_is_sent_to_where_a_redirect_points(way: str) -> None:
     asked: list[bytes] = []
 
     async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -227,3 +245,46 @@ async def test_no_key_is_sent_to_where_a_redirect_points() -> None:
         assert (await watch.read()).reason == "redirect"
     other.close()
     assert asked == []
+
+
+SELF_SIGNED = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgxsmp1+TIXuEEMSmO
+KY60m3h/1FoNA4L32FqgeWhCkcGhRANCAASjdtOhMFiamDl84HPTZgfHPp6+nbHh
+eoE6SCCH07pA/BwCqkDgKuGtR9ffBWaXxJQB3AKOjvSodE1H4JKF+rMn
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUGgAwIBAgIUHNYzP4EGV+ADBSZgV2jdIFl7UowwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMTA4MTExM1oYDzIxMjYxMDI4
+MDgxMTEzWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASjdtOhMFiamDl84HPTZgfHPp6+nbHheoE6SCCH07pA/BwCqkDgKuGt
+R9ffBWaXxJQB3AKOjvSodE1H4JKF+rMno28wbTAdBgNVHQ4EFgQUQ3Hel8sDkPMr
+F8+ZW+uQzLkrP5swHwYDVR0jBBgwFoAUQ3Hel8sDkPMrF8+ZW+uQzLkrP5swDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSAAwRQIhAN+o9iDyifSVg9oj0lQwh4OwI1aCDyCP59ClBA2ABPtxAiB7
+ge+igQukMp57IPDhqq6xwsqd3pZdXCfdbRJ1uxSCxQ==
+-----END CERTIFICATE-----
+"""
+"""A key made for this test alone, and its certificate for `localhost`, which nobody has signed."""
+
+
+async def test_over_tls_a_target_is_read_where_its_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = tmp_path / "server.pem"
+    pem.write_text(SELF_SIGNED)
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(pem)
+    server = Server()
+    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=serving)
+    target = Proxy(url=f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    async with session() as client:
+        refused = await assemble(Config(), target, client, Board(), None).read()
+        assert refused.reason == "connect"
+        assert "its TLS certificate is refused" in refused.error
+        assert client._tls is not None
+        await client._tls.close()
+        client._tls = Session(ssl.create_default_context(cafile=pem))
+        trusted = await assemble(Config(), target, client, Board(), None).read()
+        assert trusted.ok, trusted.error
+    listening.close()

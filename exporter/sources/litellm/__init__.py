@@ -98,12 +98,7 @@ class LiteLLM:
     @staticmethod
     async def recognise(upstream: Upstream) -> bool:
         async with upstream.get(ALIVE) as answer:
-            said = b""
-            async for piece in answer.slices():
-                said += piece
-                if len(said) > 100:
-                    return False
-            return answer.status == 200 and said.strip() == b'"I\'m alive!"'
+            return answer.status == 200 and (await answer.start(100)).strip() == b'"I\'m alive!"'
 
     async def read(self) -> Result:
         own = await self._health()

@@ -1,0 +1,76 @@
+"""HTTP over TLS, by aiohttp: beneath the same interface as `exporter.core.http`, loaded where a target needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from exporter.core.errors import ReadError
+from exporter.core.http import unreachable
+
+SLICE = 64 << 10
+"""Bytes of a body that are handed on before other tasks get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer whose head is there."""
+
+    status: int
+    content_type: str
+    content_encoding: str
+    _content: aiohttp.StreamReader
+
+    async def into(self, take: Callable[[bytes], None]) -> None:
+        while chunk := await self.read():
+            for start in range(0, len(chunk), SLICE):
+                take(chunk[start : start + SLICE])
+                await asyncio.sleep(0)
+
+    async def read(self) -> bytes:
+        return await self._content.readany()
+
+
+class Session:
+    """aiohttp's client: connections are kept, cookies and environment proxies are not."""
+
+    def __init__(self, trusted: ssl.SSLContext | None = None) -> None:
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trusted or True),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            max_line_size=32 << 10,
+            max_field_size=32 << 10,
+        )
+
+    @asynccontextmanager
+    async def get(self, asked: URL, headers: Mapping[str, str], url: str) -> AsyncIterator[Response]:
+        """Ask; `url` is for messages. Raises ReadError."""
+        try:
+            async with self._client.get(asked, headers=headers, allow_redirects=False) as answer:
+                kind, encoding = (answer.headers.get(name, "") for name in ("Content-Type", "Content-Encoding"))
+                yield Response(answer.status, kind, encoding, answer.content)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ReadError("connect", f"{url}: its TLS certificate is refused: {error.certificate_error}") from None
+        except aiohttp.ClientConnectorError as error:
+            why = socket.gaierror() if isinstance(error, aiohttp.ClientConnectorDNSError) else error.os_error
+            raise unreachable(asked.raw_host or "", asked.port or 443, why) from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError) as error:
+            raise ReadError("truncated", f"{url}: the connection broke: {_plain(error)}") from None
+        except aiohttp.ClientError as error:
+            raise ReadError("content", f"{url} does not answer in HTTP: {_plain(error)}") from None
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _plain(error: Exception) -> str:
+    return str(error) or type(error).__name__
