@@ -27,7 +27,7 @@ from exporter.core.state import Store, default_directory
 from exporter.core.types import Reading
 from exporter.sources import sources
 from exporter.text.negotiate import Format
-from exporter.text.render import page
+from exporter.text.render import Sheet, page
 from exporter.web.server import AddressTaken
 
 DESCRIPTION = """\
@@ -196,7 +196,7 @@ async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str,
     if not reading.ok:
         print(f"{url}: {reading.reason}: {reading.error}", file=sys.stderr)
         return 1
-    sys.stdout.write(page([reading.samples], Format.TEXT).decode())
+    sys.stdout.write(page([Sheet(reading.samples)], Format.TEXT).decode())
     _print_left_out(reading, watch)
     return 0
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from exporter.catalogue import families
 from exporter.core.errors import REASONS
 from exporter.core.types import Reading, Sample, Series, SeriesTable
 from exporter.text.negotiate import Format
-from exporter.text.render import page
+from exporter.text.render import Sheet, page
 
 
 @dataclass(slots=True)
@@ -27,17 +27,32 @@ class Health:
     dropped: Mapping[str, int] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     carried: int = 0  # pages that carried the target's data
-    _table: SeriesTable | None = None
+    _sheet: Sheet = field(default_factory=Sheet)
+    _shown: Reading | None = None  # what the sheet says
+    _made: dict[tuple[str, str], Series] = field(default_factory=dict)
+
+    @property
+    def sheet(self) -> Sheet:
+        """The target's part of the page."""
+        if self.reading is not None and self._shown is not self.reading:
+            self._shown = self.reading
+            rows = list(self.rows())
+            series = [*self.reading.samples.series, *(series for series, _ in rows)]
+            self._sheet.update(series, [*self.reading.samples.values, *(value for _, value in rows)])
+        return self._sheet
 
     def rows(self) -> Iterable[Sample]:
         """The `llm_target_*` samples."""
-        if self._table is None:
-            self._table = SeriesTable({**self.labels, "source": self.source, "target": self.target})
         known = families()
 
-        def series(name: str, **labels: str) -> Series:
-            assert self._table is not None  # noqa: S101 - made above
-            return self._table(known[name], labels.items())
+        def series(name: str, label: str = "", value: str = "") -> Series:
+            made = self._made.get((name, value))
+            if made is None:
+                table = SeriesTable({**self.labels, "source": self.source, "target": self.target})
+                made = table(known[name], ((label, value),))
+                if label != "version":
+                    self._made[name, value] = made
+            return made
 
         reading = self.reading
         if reading is None:
@@ -49,13 +64,13 @@ class Health:
         if reading.ok:
             yield series("llm_target_samples"), float(self.samples)
         if reading.version:
-            yield series("llm_target_info", version=reading.version), 1.0
+            yield series("llm_target_info", "version", reading.version), 1.0
         if self.success is not None:
             yield series("llm_target_last_success_timestamp_seconds"), self.success
         for reason in REASONS:
-            yield series("llm_target_read_failures_total", reason=reason), float(self.failures[reason])
+            yield series("llm_target_read_failures_total", "reason", reason), float(self.failures[reason])
         for reason in known["llm_target_series_dropped_total"].closed["reason"]:
-            yield series("llm_target_series_dropped_total", reason=reason), float(self.dropped.get(reason, 0))
+            yield series("llm_target_series_dropped_total", "reason", reason), float(self.dropped.get(reason, 0))
 
 
 class Board:
@@ -70,6 +85,7 @@ class Board:
         self._process = process
         self._targets: dict[str, Health] = {}
         self._pages: dict[Format, bytes] = {}
+        self._own_sheet = Sheet()
 
     def watch(self, health: Health) -> None:
         """A target is configured."""
@@ -99,12 +115,12 @@ class Board:
         """The page, the same bytes for the same readings. Targets stand in the order of their names."""
         made = self._pages.get(form)
         if made is None:
-            targets = [self._targets[name] for name in sorted(self._targets)]
-            parts: list[Sequence[Sample]] = [health.reading.samples for health in targets if health.reading]
-            parts += [list(health.rows()) for health in targets]
-            parts.append(self._own())
+            sheets = [self._targets[name].sheet for name in sorted(self._targets)]
+            own = self._own()
+            self._own_sheet.update([series for series, _ in own], [value for _, value in own])
             end = b"# EOF\n" if form is Format.OPENMETRICS else b""
-            made = self._pages[form] = page(parts, form).removesuffix(end) + self._process(form) + end
+            made = page([*sheets, self._own_sheet], form).removesuffix(end) + self._process(form) + end
+            self._pages[form] = made
         for health in self._targets.values():
             if health.reading is not None and health.reading.ok:
                 health.carried += 1

@@ -21,13 +21,11 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from exporter.core.errors import ReadError
-from exporter.core.http import Pool, Take
+from exporter.core.http import SLICE, Pool, Take
 
 if TYPE_CHECKING:
     from exporter.core.https import Session
 
-SLICE = 64 << 10
-"""Bytes of a compressed body that are worked on before other tasks get their turn, after decompression."""
 JSON_LIMIT = 32 << 20
 """Bytes of a JSON answer at most."""
 
@@ -42,7 +40,7 @@ class Response(Protocol):
     @property
     def content_encoding(self) -> str: ...
 
-    async def into(self, take: Take) -> None:
+    async def into(self, take: Take, most: int) -> None:
         """Give `take` the body piece by piece as it arrives; what it raises is raised here and ends the answer."""
 
     async def read(self) -> bytes:
@@ -130,8 +128,8 @@ class Answer:
     def openmetrics(self) -> bool:
         return self.content_type.startswith("application/openmetrics-text")
 
-    async def into(self, take: Take) -> None:
-        """Give `take` the body piece by piece, of 128 KiB at most, decompressed, as it arrives.
+    async def into(self, take: Take, most: int = SLICE) -> None:
+        """Give `take` the body piece by piece, of `most` bytes at most, decompressed, as it arrives.
 
         Raises ReadError (truncated, content, malformed), and what `take` raises, which ends the answer.
         """
@@ -139,7 +137,7 @@ class Answer:
         if encoding not in ("identity", "gzip", "deflate"):
             raise ReadError("content", f"{self.url} answers in {encoding!r}, which was not asked for")
         if encoding == "identity":
-            await self._response.into(take)
+            await self._response.into(take, most)
             return
         unpack = zlib.decompressobj(wbits=47)
         while rest := await self._response.read():

@@ -23,9 +23,9 @@ HEAD = 64 << 10
 """Bytes of a head at most, and of trailers."""
 SIZE = 4 << 10
 """Bytes of a chunk's size line at most, with its extensions."""
-RECEIVE = 128 << 10
-"""Bytes taken from the socket at once. asyncio's 256 KiB make glibc give memory back and fault it in again with each
-piece, which doubles the CPU of a body of 0.4 MB; beneath 64 KiB there are too many pieces."""
+SLICE, RECEIVE = 64 << 10, 256 << 10
+"""Bytes of a body given at once: by default, and at most. Where a piece costs little to take, larger ones cost less in
+all: a known body of 7.9 MB is read in 7.5 ms with the larger, in 10 with the smaller."""
 FEW = 4 << 10
 """Bytes of a chunk, on average, beneath which those received together are given together."""
 KEPT = 50.0
@@ -81,8 +81,9 @@ class Connection(asyncio.Protocol):
         if self._error is not None:
             raise self._error
 
-    async def into(self, take: Take) -> None:
+    async def into(self, take: Take, most: int) -> None:
         """Give `take` each piece as it is received, until the body is whole. Raises ReadError, and what `take` does."""
+        self._receive(most)
         for piece in self._ready:
             take(piece)
         self._ready.clear()
@@ -132,7 +133,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.max_size = RECEIVE  # type: ignore[attr-defined]  # of asyncio's own selector transport
+        self._receive(SLICE)
+
+    def _receive(self, most: int) -> None:
+        self._transport.max_size = most  # type: ignore[attr-defined]  # of asyncio's own selector transport
 
     def data_received(self, data: bytes) -> None:
         self.heard = True

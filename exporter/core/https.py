@@ -15,9 +15,6 @@ from yarl import URL
 from exporter.core.errors import ReadError
 from exporter.core.http import unreachable
 
-SLICE = 64 << 10
-"""Bytes of a body that are handed on before other tasks get their turn."""
-
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -28,10 +25,10 @@ class Response:
     content_encoding: str
     _content: aiohttp.StreamReader
 
-    async def into(self, take: Callable[[bytes], None]) -> None:
+    async def into(self, take: Callable[[bytes], None], most: int) -> None:
         while chunk := await self.read():
-            for start in range(0, len(chunk), SLICE):
-                take(chunk[start : start + SLICE])
+            for start in range(0, len(chunk), most):
+                take(chunk[start : start + most])
                 await asyncio.sleep(0)
 
     async def read(self) -> bytes:

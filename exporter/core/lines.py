@@ -1,160 +1,320 @@
-"""What a known line of an upstream's body is to us, and the places that its value goes to."""
+"""What known lines of an upstream's body are to us: the destinations that the reader gives their values to."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import inf
-from typing import Protocol
+from itertools import chain
+from math import inf, isfinite
+from operator import add, sub
+from typing import Any, Protocol
 
+from exporter.core.ledger import NOWHERE, Ledger
 from exporter.core.mapping import Rule
 from exporter.core.types import Series
 
 RETENTION = 3600.0
 """Seconds for which a vanished line's last value is remembered."""
 
+RUN = 6
+"""Slots in a row from which on they are added to in one go: 38 of them in 2.0 µs instead of 2.6 one by one."""
 
-class Ledger(Protocol):
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Lines that may stand in one block: what they are, and the ways (rule, alternative) that they feed."""
+
+    what: str
+    ways: frozenset[tuple[str, int]] = frozenset()
+
+
+class Owner(Protocol):
     """What lines need of the Totals that they belong to."""
 
     read: int
     fallen: int
+    missing: int
+    ledger: Ledger
+    refused: Counter[str]
+    counters: set[Counters]
+    present: Counter[Kind]
 
-    def drop(self, reason: str) -> None: ...
-    def remember(self, line: CounterLine, identity: bytes) -> None: ...
-    def forget(self, line: CounterLine, identity: bytes) -> None: ...
     def identify(self, value: float) -> None: ...
+    def forget(self, identity: bytes, last: float) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class Slot:
-    """What one alternative of one rule gathered for one series; without a rule, what our own code counted."""
+class Counters:
+    """Lines whose growth is counted.
 
-    rule: Rule | None
-    alternative: int
-    scale: float = 1.0
-    total: float = 0.0
-    shift: float = 0.0  # added where the slot is shown: what its predecessors had gathered
-    inputs: int = 0  # lines that feed it, remembered ones included
-    owed: float = 0.0  # of the saved live sum, what no line has claimed since a restart of the exporter
+    `last` are their last values. `lanes` are the numbers of the slots that they feed: one lane has a slot for each
+    line, NOWHERE where the line feeds fewer than others.
+    """
+
+    __slots__ = ("_owner", "_starts", "absent", "bad", "kind", "lanes", "last", "read", "stale")
+    waits = False
+
+    def __init__(
+        self, owner: Owner, kind: Kind, lanes: tuple[tuple[int, ...], ...], last: Sequence[float], *, bad: int = 0
+    ) -> None:
+        self._owner = owner
+        self.kind = kind
+        self.lanes = lanes
+        self._starts = tuple([_start(lane) for lane in lanes])
+        self.last = list(last)
+        self.read = owner.read
+        self.stale = False  # `last` is 0 because another process has begun, whatever stands behind the lines' bytes
+        self.absent = False  # the last whole body came without them
+        self.bad = bad  # of them, those whose value cannot be a counter's
+        owner.counters.add(self)
+
+    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:
+        """Differences are taken, looked at and added in C: one pass over 38 lines takes 3 µs, a loop over them 9."""
+        last = self.last
+        if places is not None:
+            gains = list(map(sub, values, map(last.__getitem__, places)))
+            if not self.bad and min(gains) >= 0.0 and isfinite(sum(gains)):
+                self._gain_at(places, values, gains)
+                return
+            told = dict(zip(places, values, strict=True))
+            values = [told.get(place, last[place]) for place in range(len(last))]
+        gains = list(map(sub, values, last))
+        if self.bad or min(gains) < 0.0 or not isfinite(sum(gains)):
+            values, gains = self._odd(values)
+        self.last = list(values)
+        self.stale = False
+        self.gain(gains)
+
+    def add_live(self, live: list[float]) -> None:
+        """Add to `live`, by number of the slot, the last values of lines that are there."""
+        if self.absent:
+            return
+        for start, lane in zip(self._starts, self.lanes, strict=True):
+            if start >= 0:
+                end = start + len(lane)
+                live[start:end] = map(add, live[start:end], self.last)
+            else:
+                for number, last in zip(lane, self.last, strict=True):
+                    live[number] += last
+
+    def _gain_at(self, places: Sequence[int], values: Sequence[float], gains: Sequence[float]) -> None:
+        """Some lines have other values, and have gained by them."""
+        last, amounts = self.last, self._owner.ledger.amounts
+        for place, value in zip(places, values, strict=True):
+            last[place] = value
+        for lane in self.lanes:
+            for place, gain in zip(places, gains, strict=True):
+                amounts[lane[place]] += gain
+
+    def gain(self, gains: Sequence[float]) -> None:
+        """Add to the slots what each line gained."""
+        amounts = self._owner.ledger.amounts
+        for start, lane in zip(self._starts, self.lanes, strict=True):
+            if start >= 0:
+                end = start + len(lane)
+                amounts[start:end] = map(add, amounts[start:end], gains)
+            else:
+                for number, gain in zip(lane, gains, strict=True):
+                    amounts[number] += gain
+
+    def begin_anew(self) -> None:
+        """Another process has begun: whatever the lines say next is all new."""
+        self.last = [0.0] * len(self.last)
+        self.stale = True
+
+    def _odd(self, values: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Values and gains, one by one: a line that fell adds its whole value, one that is no count adds nothing."""
+        new, gains, bad = list(values), [], 0
+        for place, (value, last) in enumerate(zip(values, self.last, strict=True)):
+            if last <= value < inf:
+                gains.append(value - last)
+            elif 0.0 <= value < inf:
+                gains.append(value)
+                self._owner.fallen += 1
+            else:
+                new[place] = last
+                gains.append(0.0)
+                bad += 1
+        self._owner.refused["value"] += bad - self.bad
+        self.bad = bad
+        return new, gains
+
+    def join(self, others: Sequence[Counters]) -> Counters:
+        every = (self, *others)
+        lanes = tuple(
+            tuple(chain.from_iterable(line.lanes[lane] if lane < len(line.lanes) else _nowhere(line) for line in every))
+            for lane in range(max(len(line.lanes) for line in every))
+        )
+        joined = Counters(
+            self._owner, self.kind, lanes, [last for line in every for last in line.last], bad=sum(x.bad for x in every)
+        )
+        self._replace(every, (joined,))
+        return joined
+
+    def split(self, lines: int) -> Sequence[Counters]:
+        singles = []
+        for place in range(lines):
+            lanes = tuple((lane[place],) for lane in self.lanes if lane[place] != NOWHERE)
+            singles.append(Counters(self._owner, self.kind, lanes, self.last[place : place + 1]))
+        self._owner.refused["value"] -= self.bad
+        self._replace((self,), singles)
+        for line in singles:
+            line.stale |= self.bad > 0  # which of them are bad is seen when they come
+        return singles
+
+    def each(self, lines: int) -> Sequence[object]:
+        return [self] * lines
+
+    def _replace(self, old: Sequence[Counters], new: Sequence[Counters]) -> None:
+        for line in new:
+            line.read, line.absent = self.read, self.absent
+            line.stale = any(each.stale for each in old)
+        self._owner.counters.difference_update(old)
+        if not self.absent:
+            self._owner.present[self.kind] += len(new) - len(old)
+
+    def vanished(self) -> float:
+        self.absent = True
+        self._owner.present[self.kind] -= 1
+        self._owner.missing += len(self.last)
+        self._owner.refused["value"] -= self.bad
+        return RETENTION
+
+    def returned(self) -> None:
+        self.absent = False
+        self._owner.present[self.kind] += 1
+        self._owner.refused["value"] += self.bad
+
+    def forgotten(self, identities: Iterable[bytes]) -> None:
+        owner = self._owner
+        owner.counters.discard(self)
+        for identity, last in zip(identities, self.last, strict=True):
+            owner.forget(identity, last)
+        for lane in self.lanes:
+            owner.ledger.unfeed(lane)
 
 
-@dataclass(slots=True, eq=False)
-class Output:
-    """One counter series (or bucket, sum, count) as shown."""
-
-    series: Series
-    slots: list[Slot] = field(default_factory=list)
-    until: float = 0.0  # shown until then (monotonic seconds), though nothing feeds it
-    floor: float = 0.0  # what is shown until a page has carried it
-    born: int | None = None  # pages carried when it was first published; -1 before that; None once carried
-    active: Sequence[Slot] = ()  # the slots that make its value now
-    shown: bool = False
-
-    @property
-    def value(self) -> float:
-        total = 0.0
-        for slot in self.active:
-            total += (slot.total + slot.shift) * slot.scale
-        return total
+def _start(lane: tuple[int, ...]) -> int:
+    """The first slot, where all are in a row, else -1."""
+    first = lane[0]
+    return first if len(lane) >= RUN and lane == tuple(range(first, first + len(lane))) else -1
 
 
-class Known:
-    """A line known by its bytes. `text` is what stood behind the identity, `read` the read that last saw it."""
+def _nowhere(line: Counters) -> tuple[int, ...]:
+    return (NOWHERE,) * len(line.last)
 
-    __slots__ = ("__weakref__", "read", "text")
 
-    def __init__(self) -> None:
-        self.text = b""
+class Single:
+    """A line that has a destination of its own kind."""
+
+    __slots__ = ("last", "read")
+    waits = False
+    stale = False
+    kind: Any = None
+
+    def __init__(self, last: float = 0.0) -> None:
         self.read = 0
+        self.last = last
 
-    def take(self, value: float) -> None:
+    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:
         """The line has a new value."""
 
-    def vanished(self, identity: bytes, now: float) -> bool:  # noqa: ARG002 - for lines that are remembered
-        """A whole body came without the line. True: forget it."""
-        return True
+    def join(self, others: Sequence[Any]) -> Several:
+        return Several([self, *others])
+
+    def split(self, lines: int) -> Sequence[Single]:  # noqa: ARG002 - it is one
+        return [self]
+
+    def each(self, lines: int) -> Sequence[object]:
+        return self.split(lines)
+
+    def vanished(self) -> float:
+        return 0.0
+
+    def returned(self) -> None:
+        """Never remembered."""
+
+    def forgotten(self, identities: Iterable[bytes]) -> None:
+        """Never remembered."""
 
 
-class Refused(Known):
+class Several(Single):
+    """Lines that each have a destination of their own: those are told whose value has changed."""
+
+    __slots__ = ("kind", "lines")
+
+    def __init__(self, lines: Sequence[Single]) -> None:
+        super().__init__()
+        self.lines: list[Single] = []
+        for line in lines:
+            self.lines += line.lines if isinstance(line, Several) else (line,)
+        self.kind = lines[0].kind
+
+    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:
+        lines = self.lines if places is None else [self.lines[place] for place in places]
+        for line, value in zip(lines, values, strict=True):
+            if value != line.last and (value == value or line.last == line.last):
+                line.take((value,))
+
+    def split(self, lines: int) -> Sequence[Single]:  # noqa: ARG002 - as many as there are
+        return self.lines
+
+    def vanished(self) -> float:
+        for line in self.lines:
+            line.vanished()
+        return 0.0
+
+
+class Waiting(Single):
+    """Stands for a line whose place the rest of the body decides."""
+
+    __slots__ = ()
+    kind = Kind("waiting")
+    waits = True
+
+
+class Refused(Single):
     """A line that is wanted and cannot be taken, counted at each read by its reason."""
 
-    __slots__ = ("_refused", "reason")
+    __slots__ = ("_refused", "kind", "reason")
 
     def __init__(self, refused: Counter[str], reason: str) -> None:
         super().__init__()
         self._refused = refused
         self.reason = reason
+        self.kind = Kind(f"refused: {reason}")
         refused[reason] += 1
 
-    def vanished(self, identity: bytes, now: float) -> bool:  # noqa: ARG002 - see Known
+    def vanished(self) -> float:
         self._refused[self.reason] -= 1
-        return True
+        return 0.0
 
 
-class CounterLine(Known):
-    """A line whose growth is counted."""
-
-    __slots__ = ("_totals", "gone", "last", "missed", "slots")
-
-    def __init__(self, totals: Ledger, slots: list[Slot]) -> None:
-        super().__init__()
-        self._totals = totals
-        self.slots = slots
-        self.last = 0.0
-        self.gone = 0.0  # when it vanished, if the read that last saw it is `missed`
-        self.missed = -1
-
-    @property
-    def absent(self) -> bool:
-        """Whether the last whole body came without the line."""
-        return self.missed == self.read
-
-    def take(self, value: float) -> None:
-        if self.last <= value < inf:
-            gain = value - self.last
-        elif 0.0 <= value < inf:
-            gain = value
-            self._totals.fallen += 1
-        else:
-            self._totals.drop("value")
-            return
-        self.last = value
-        for slot in self.slots:
-            slot.total += gain
-
-    def vanished(self, identity: bytes, now: float) -> bool:
-        if not self.absent:
-            self.missed = self.read
-            self.gone = now
-            self._totals.remember(self, identity)
-        if now - self.gone < RETENTION:
-            return False
-        self._totals.forget(self, identity)
-        return True
-
-
-class GaugeLine(Known):
+class GaugeLine(Single):
     """A line whose newest value is shown."""
 
-    __slots__ = ("_totals", "changed", "last", "pid", "slots")
+    __slots__ = ("_owner", "changed", "kind", "pid", "slots")
 
-    def __init__(self, totals: Ledger, slots: list[GaugeSlot], value: float, pid: str | None) -> None:
-        super().__init__()
-        self._totals = totals
+    def __init__(self, owner: Owner, kind: Kind, slots: list[GaugeSlot], value: float, pid: str | None) -> None:
+        super().__init__(value)
+        self._owner = owner
+        self.kind = kind
         self.slots = slots
         self.pid = pid
-        self.take(value)
+        self.changed = owner.read
 
-    def take(self, value: float) -> None:
-        self.last = value
-        self.changed = self._totals.read
+    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:  # noqa: ARG002 - it is one
+        self.last = values[0]
+        self.changed = self._owner.read
+        for slot in self.slots:
+            slot.merged = None
 
-    def vanished(self, identity: bytes, now: float) -> bool:  # noqa: ARG002 - see Known
+    def vanished(self) -> float:
+        self._owner.present[self.kind] -= 1
         for slot in self.slots:
             del slot.lines[self]
-        return True
+            slot.merged = None
+        return 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -164,13 +324,17 @@ class GaugeSlot:
     series: Series
     rule: Rule
     lines: dict[GaugeLine, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    merged: tuple[float | None] | None = None  # the value, where no line has changed since
 
     @property
     def value(self) -> float | None:
-        """The merged value of the lines, or None where there is none to show.
+        """The merged value of the lines, or None where there is none to show."""
+        if self.merged is None:
+            self.merged = (self._merge(),)
+        return self.merged[0]
 
-        Of copies (one gauge told by several workers) those count that changed last.
-        """
+    def _merge(self) -> float | None:
+        """Of copies (one gauge told by several workers) those count that changed last."""
         newest: dict[tuple[tuple[str, str], ...], int] = {}
         for line, copy in self.lines.items():
             newest[copy] = max(newest.get(copy, 0), line.changed)
@@ -183,28 +347,55 @@ class GaugeSlot:
         return merged * self.rule.scale
 
 
-class IdentityLine(Known):
-    """The line that tells one process from another."""
+class IdentityLine(Single):
+    """The line that tells one process from another. It stands by itself."""
 
-    __slots__ = ("_totals",)
+    __slots__ = ("_owner",)
 
-    def __init__(self, totals: Ledger, value: float) -> None:
-        super().__init__()
-        self._totals = totals
-        self.take(value)
+    def __init__(self, owner: Owner, value: float) -> None:
+        super().__init__(value)
+        self._owner = owner
+        self._owner.identify(value)
 
-    def take(self, value: float) -> None:
-        self._totals.identify(value)
+    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:  # noqa: ARG002 - it is one
+        self._owner.identify(values[0])
 
 
-class CreatedLine(Known):
-    """A `_created` line: tells one process from another where nothing better does."""
+class CreatedLines:
+    """`_created` lines: they tell one process from another where nothing better does. `last` are their values."""
 
-    __slots__ = ("last",)
+    __slots__ = ("_all", "last", "read")
+    kind = Kind("created")
+    waits = False
+    stale = False
 
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.last = value
+    def __init__(self, every: set[CreatedLines], last: Sequence[float]) -> None:
+        self.read = 0
+        self.last = list(last)
+        self._all = every
+        every.add(self)
 
-    def take(self, value: float) -> None:
-        self.last = value
+    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:
+        for place, value in zip(range(len(self.last)) if places is None else places, values, strict=True):
+            self.last[place] = value
+
+    def join(self, others: Sequence[CreatedLines]) -> CreatedLines:
+        self._all.difference_update((self, *others))
+        return CreatedLines(self._all, [*self.last, *(last for line in others for last in line.last)])
+
+    def split(self, lines: int) -> Sequence[CreatedLines]:  # noqa: ARG002 - it knows
+        self._all.discard(self)
+        return [CreatedLines(self._all, (last,)) for last in self.last]
+
+    def each(self, lines: int) -> Sequence[object]:
+        return [self] * lines
+
+    def vanished(self) -> float:
+        self._all.discard(self)
+        return 0.0
+
+    def returned(self) -> None:
+        """Never remembered."""
+
+    def forgotten(self, identities: Iterable[bytes]) -> None:
+        """Never remembered."""

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from exporter.core.lines import Known
+from exporter.core.lines import Waiting
 from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
 from exporter.text.parse import Line
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class Undecided:
     """A line whose place depends on the rest of the body; `known` stands for it until then."""
 
     line: Line
     labels: Mapping[str, str]  # those that it really has
     type: str | None
-    known: Known
+    known: Waiting
 
 
 class Naming:
@@ -33,7 +33,7 @@ class Naming:
         self._tables: dict[str, dict[str, str]] = {name: {} for name in source_map.tables}
         self._keep = tuple(keep)
         self.shown = {name: list(shown[name]) for name in self._keep if name in shown}
-        self._waiting: list[Waiting] = []
+        self._waiting: list[Undecided] = []
 
     def learn(self, line: Line) -> dict[str, str]:
         """The labels that a line really has; what they say about the tables is taken."""
@@ -41,25 +41,26 @@ class Naming:
         self._map.learn(labels, self._tables)
         return labels
 
-    def wait(self, line: Line, upstream_type: str | None, labels: Mapping[str, str]) -> Known | None:
-        """What stands for the line until the body has ended, or None where it can be placed now."""
-        unknown = any(name in labels and name not in self.shown for name in self._keep) or any(
+    def must_wait(self, line: Line, labels: Mapping[str, str]) -> bool:
+        """Whether the line's place depends on the rest of the body."""
+        return any(name in labels and name not in self.shown for name in self._keep) or any(
             key in labels and labels[key] not in self._tables[table]
             for rule, _, _ in self._map.wants(line.name)
             for table, key in rule.lookups
         )
-        if not unknown:
-            return None
-        waiting = Waiting(line, labels, upstream_type, Known())
-        self._waiting.append(waiting)
-        return waiting.known
 
-    def take_waiting(self) -> list[Waiting]:
+    def wait(self, line: Line, upstream_type: str | None, labels: Mapping[str, str]) -> Waiting:
+        """What stands for the line until the body has ended."""
+        known = Waiting()
+        self._waiting.append(Undecided(line, labels, upstream_type, known))
+        return known
+
+    def take_waiting(self) -> list[Undecided]:
         """The lines that wait; they wait no more."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
-    def decide(self) -> list[Waiting]:
+    def decide(self) -> list[Undecided]:
         """The body has ended: what waited can be placed."""
         waiting = self.take_waiting()
         undecided = [name for name in self._keep if name not in self.shown]
@@ -67,7 +68,7 @@ class Naming:
             self._rank(name, waiting)
         return waiting
 
-    def _rank(self, name: str, waiting: Iterable[Waiting]) -> None:
+    def _rank(self, name: str, waiting: Iterable[Undecided]) -> None:
         """Show the values of a kept label that have most requests in the first body that has any."""
         weights: dict[str, float] = {}
         for line, labels in ((each.line, each.labels) for each in waiting):

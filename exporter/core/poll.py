@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 
 import structlog
@@ -20,7 +20,7 @@ from exporter.core.errors import ReadError
 from exporter.core.source import Source
 from exporter.core.state import Store
 from exporter.core.total import Totals
-from exporter.core.types import Reading, Sample
+from exporter.core.types import Reading, Sample, Samples
 from exporter.insight import Insight
 from exporter.text.difference import Difference
 
@@ -100,7 +100,7 @@ class Watch:
 
     async def read(self) -> Reading:
         """Read once and publish what came of it. Never raises but when cancelled."""
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         try:
             async with asyncio.timeout(self._timeout):
                 result = await self._source.read()
@@ -117,7 +117,8 @@ class Watch:
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
         self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
-        self.health.interval = interval_in_force(self._configured, reading.seconds)
+        # what this process worked meanwhile, for whatever target, is no time of the upstream's
+        self.health.interval = interval_in_force(self._configured, reading.seconds - (time.process_time() - worked))
         if self._refusals:
             wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])
             self.health.interval = max(self.health.interval, wait)
@@ -126,16 +127,23 @@ class Watch:
         self._tell(reading)
         self._board.publish(reading)
         if time.monotonic() - self._saved > SAVE:
-            self.save()
+            for _ in self._saving():
+                await asyncio.sleep(0)
         return reading
 
-    def _samples(self, own: Sequence[Sample]) -> tuple[Sample, ...]:
-        insights = self._insight.observe(self.totals, own, time.monotonic())
-        samples = [*self.totals.samples(self.health.carried), *own, *insights]
-        shown = [sample for sample in samples if sample[0].family.name not in self._exclude]
-        if len(shown) > self._max_series:
-            self.totals.dropped["limit"] += len(shown) - self._max_series
-        return tuple(shown[: self._max_series])
+    def _samples(self, own: Sequence[Sample]) -> Samples:
+        more = [*own, *self._insight.observe(self.totals, own, time.monotonic())]
+        shown = self.totals.samples(self.health.carried)
+        shown.series.extend([series for series, _ in more])
+        shown.values.extend([value for _, value in more])
+        if self._exclude:
+            kept = [sample for sample in shown if sample[0].family.name not in self._exclude]
+            shown = Samples([series for series, _ in kept], [value for _, value in kept])
+        over = len(shown) - self._max_series
+        if over > 0:
+            self.totals.dropped["limit"] += over
+            shown = Samples(shown.series[:-over], shown.values[:-over])
+        return shown
 
     def _failed(self, error: Exception, seconds: float) -> Reading:
         if isinstance(error, ReadError):
@@ -163,10 +171,15 @@ class Watch:
 
     def save(self) -> None:
         """Write the state, where it has changed."""
+        for _ in self._saving():
+            pass
+
+    def _saving(self) -> Iterator[None]:
+        """The same in small steps, between which others have their turn."""
         if not self._dirty or self._store is None:
             return
-        state = self.totals.dump()
+        state = self.totals.dump(self.reader.remembered())
         if state is not None:
-            self._store.save(self.health.target, self._url, state)
+            yield from self._store.save(self.health.target, self._url, state)
             self._saved = time.monotonic()
             self._dirty = False

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import inf
 
-from exporter.core.lines import Output, Slot
+from exporter.core.ledger import NOWHERE, Ledger, Slot
 from exporter.core.mapping import SourceMap
-from exporter.core.types import Sample, Series, SeriesTable
+from exporter.core.types import Sample, Samples, Series, SeriesTable
+
+
+@dataclass(slots=True, eq=False)
+class Output:
+    """One counter series (or bucket, sum, count) as shown."""
+
+    series: Series
+    slots: list[Slot] = field(default_factory=list)
+    until: float = 0.0  # shown until then (monotonic seconds), though nothing feeds it
+    floor: float = 0.0  # what is shown until a page has carried it
+    born: int | None = None  # pages carried when it was first published; -1 before that; None once carried
+    active: Sequence[Slot] = ()  # the slots that make its value now
+    shown: bool = False
+
+    @property
+    def number(self) -> int:
+        """Its slot, where what that holds is its value; else NOWHERE."""
+        if len(self.active) != 1 or self.active[0].shift or self.active[0].scale != 1.0:
+            return NOWHERE
+        return self.active[0].number
+
+    @property
+    def value(self) -> float:
+        total = 0.0
+        for slot in self.active:
+            total += (slot.total + slot.shift) * slot.scale
+        return total
 
 
 class Shown:
@@ -16,12 +44,18 @@ class Shown:
     `counts` says whether a slot makes the value of its output now (its name is the chosen one, its rule is in force).
     """
 
-    def __init__(self, source_map: SourceMap, table: SeriesTable, counts: Callable[[Slot], bool]) -> None:
+    def __init__(
+        self, source_map: SourceMap, table: SeriesTable, ledger: Ledger, counts: Callable[[Slot], bool]
+    ) -> None:
         self._map = source_map
         self._table = table
+        self._ledger = ledger
         self._counts = counts
         self._outputs: dict[Series, Output] = {}
-        self._layout: list[Output] = []
+        self._series: list[Series] = []  # what is shown
+        self._numbers: list[int] = []  # for each its slot, where that alone makes its value
+        self._made: list[tuple[int, Output]] = []  # places of the others
+        self._unborn: list[tuple[int, Output]] = []  # places of those that no page has carried
         self._by_family: dict[str, list[Output]] = {}
         self._expiry = inf  # monotonic seconds at which the next output leaves
         self.changed = True
@@ -63,23 +97,27 @@ class Shown:
         self._refresh(now)
         return ((output.series, output.value) for name in names for output in self._by_family.get(name, ()))
 
-    def samples(self, carried: int, now: float) -> list[Sample]:
+    def samples(self, carried: int, now: float) -> Samples:
         """What is shown at `now` (monotonic seconds), after so many pages that carried this target.
 
         A counter that is new on a target already watched is shown as 0 until a page has carried it, so that
         `increase()` sees its first events.
         """
         self._refresh(now)
-        samples = [(output.series, output.value) for output in self._layout]
-        for place, output in enumerate(self._layout):
-            if output.born is not None:
-                if output.born < 0:
-                    output.born = carried
-                if carried > output.born:
-                    output.born = None
-                else:
-                    samples[place] = (output.series, output.floor)
-        return samples
+        values = list(map(self._ledger.amounts.__getitem__, self._numbers))
+        for place, output in self._made:
+            values[place] = output.value
+        unborn = []
+        for place, output in self._unborn:
+            if output.born == -1:
+                output.born = carried
+            if output.born is not None and carried > output.born:
+                output.born = None
+            else:
+                values[place] = output.floor
+                unborn.append((place, output))
+        self._unborn = unborn
+        return Samples(self._series, values)
 
     def _refresh(self, now: float) -> None:
         if self.changed or now >= self._expiry:
@@ -104,9 +142,14 @@ class Shown:
                 output.floor = output.value
                 output.born = -1
             output.shown = series in shown
-        self._layout = list(shown.values())
-        self._by_family = {}
-        for output in self._layout:
+        self._series = list(shown)
+        self._numbers, self._made, self._unborn, self._by_family = [], [], [], {}
+        for place, output in enumerate(shown.values()):
+            self._numbers.append(output.number)
+            if output.number == NOWHERE:
+                self._made.append((place, output))
+            if output.born is not None:
+                self._unborn.append((place, output))
             self._by_family.setdefault(output.series.family.name, []).append(output)
         self.changed = False
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from exporter.catalogue import families, maps
 from exporter.core.fetch import Answer, Upstream, refuse_markup
+from exporter.core.http import RECEIVE, SLICE
 from exporter.core.mapping import SourceMap
 from exporter.core.total import Totals
 from exporter.core.types import Advice, Sample, SeriesTable
@@ -55,7 +56,8 @@ class Context:
             self.reader.feed(piece)
 
         try:
-            await answer.into(look if sentinel else self.reader.feed)
+            # lines that are new cost most: they are taken in smaller pieces, so that others have their turn
+            await answer.into(look if sentinel else self.reader.feed, RECEIVE if len(self.reader) else SLICE)
             if not found:
                 self.reader.abort()
                 return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from urllib.parse import quote
 
 import structlog
 
+from exporter.core.saved import Dump
+
 FORMAT = 1
+DIGEST = 16
 
 log = structlog.get_logger(__name__)
 
@@ -89,20 +92,35 @@ class Store:
         log.warning("saved state is of no use: totals begin at 0", target=target, file=str(file), error=error)
         return None, True
 
-    def save(self, target: str, url: str, state: dict[str, Any]) -> None:
-        """Write a target's state; a failure is logged, and the file before stays."""
+    def save(self, target: str, url: str, dump: Dump) -> Iterator[None]:
+        """Write a target's state, a small step each time; a failure is logged, and the file before stays."""
         if not self.kept:
             return
+        pieces = [f'{_text(dump.head)[:-1]},"slots":[']
+        comma = ""
+        for rows in dump.rows:
+            if rows:
+                pieces.append(comma + _text(rows)[1:-1])
+                comma = ","
+            yield
+        pieces.append("]}")
+        digest = blake2b(digest_size=DIGEST)
+        for piece in pieces:
+            digest.update(piece.encode())
+        head = _text({"format": FORMAT, "target": target, "url": url, "digest": digest.hexdigest()})
         file = self._file(target)
         fresh = file.with_suffix(".new")
-        whole = {"format": FORMAT, "target": target, "url": url, "digest": _digest(state), "state": state}
         try:
-            fresh.write_text(json.dumps(whole, separators=(",", ":")), "utf-8")
+            fresh.write_text("".join((head[:-1], ',"state":', *pieces, "}")), "utf-8")
             fresh.chmod(0o600)
             fresh.replace(file)
         except OSError as error:
             log.warning("state was not saved", target=target, file=str(file), error=str(error))
 
 
+def _text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
 def _digest(state: Any) -> str:
-    return blake2b(json.dumps(state, separators=(",", ":")).encode(), digest_size=16).hexdigest()
+    return blake2b(_text(state).encode(), digest_size=DIGEST).hexdigest()

@@ -9,8 +9,9 @@ their sum, which would fall when a line vanishes, but what they gained:
 - another process behind the same URL (its start time tells) adds the whole of each of its values;
 - alternatives of a rule (old and new names) gather side by side; one is shown, and a switch changes no total.
 
-The numbers live in slots: one for each rule, alternative and series. A line keeps its last value and its slots, and
-both move together, so a read that is cut midway loses nothing and counts nothing twice.
+The numbers live in the slots of a ledger (`ledger.py`): one for each rule, alternative and series. A line keeps its
+last value and its slots (`lines.py`), and both move together, so a read that is cut midway loses nothing and counts
+nothing twice.
 """
 
 from __future__ import annotations
@@ -18,30 +19,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
-from weakref import WeakSet
 
-from exporter.catalogue import families
+from exporter.core import saved as saving
+from exporter.core.ledger import Ledger, Slot
 from exporter.core.lines import (
     RETENTION,
-    CounterLine,
-    CreatedLine,
+    Counters,
+    CreatedLines,
     GaugeLine,
     GaugeSlot,
     IdentityLine,
-    Known,
-    Output,
+    Kind,
     Refused,
-    Slot,
 )
 from exporter.core.mapping import Rule, SourceMap
 from exporter.core.naming import Naming
 from exporter.core.process import Process
 from exporter.core.shown import Shown
-from exporter.core.types import Family, Labels, Sample, Series, SeriesTable
+from exporter.core.types import Family, Labels, Sample, Samples, Series, SeriesTable
 from exporter.text.parse import Line
+from exporter.text.sink import Ignored, Known
 
 LABEL_LENGTH = 512
 """Characters of a label's value at most; a line with more is left out."""
@@ -53,18 +53,34 @@ REFUSALS = {
     "type": "its TYPE contradicts the map",
     "limit": "over a limit on series or on a label's length",
     "histogram": "a bucket without a number in its le",
+    "value": "no number that a counter can have",
 }
 """Why a line that is wanted is not taken, by the reason it is counted under."""
 
 _UNTOLD = (None, "untyped", "unknown")
+_LEFT_OUT = Ignored()
+
+
+@dataclass(slots=True)
+class Model:
+    """What the children of one histogram have in common: the rules they feed, and of each line its part.
+
+    `lanes` are the slots' numbers by labels, for each child of ours that was seen.
+    """
+
+    kind: Kind
+    rules: tuple[tuple[Rule, int], ...]
+    parts: tuple[tuple[str, float | None], ...]  # suffix and boundary
+    lanes: dict[object, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 class Totals:
-    """All numbers of one target. Driven by a reader: `begin`, then `open` or `take` for lines, then `end` or `abort`.
+    """All numbers of one target: the sink of its reader (`exporter.text.sink`).
 
-    `saved` is what `dump` gave before the exporter was restarted, None at a first start. With `from_zero` the first
-    values are a baseline and every total begins at 0: right where no state can be kept, because a total that begins at
-    the upstream's value again would be counted again by `increase()`. `clock` gives monotonic seconds.
+    `saved` is what `dump` gave before the exporter was restarted, as one mapping; None at a first start. With
+    `from_zero` the first values are a baseline and every total begins at 0: right where no state can be kept, because a
+    total that begins at the upstream's value again would be counted again by `increase()`. `clock` gives monotonic
+    seconds.
     """
 
     def __init__(
@@ -84,30 +100,34 @@ class Totals:
         self._clock = clock
         self._saved = saved
         self._baseline = from_zero and saved is None
+        self._owing = False
         self._watched = False  # a whole body has been read
 
         self.read = 0  # number of the read that is under way or was the last
         self.fallen = 0  # counters that fell within this read
+        self.missing = 0  # counters that this body came without, and the one before had
+        self.anew = False  # within this read the upstream turned out to be another process
         self.dropped: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()  # lines of the last body that are not taken, by reason
 
-        self._shown = Shown(source_map, table, self._is_shown)
-        self._slots: dict[tuple[str, int, Series], Slot] = {}
+        self.ledger = Ledger()
+        self.counters: set[Counters] = set()  # remembered ones included
+        self.present: Counter[Kind] = Counter()  # destinations in the last body
+        self.shown = Shown(source_map, table, self.ledger, self._is_shown)
         self._internal: dict[str, list[tuple[Series, Slot]]] = {
             rule.key: [] for rule in source_map.rules if rule.internal
         }
         self._gauges: dict[tuple[str, Series], GaugeSlot] = {}
-        self._lines: set[CounterLine] = set()
-        self._gone: dict[CounterLine, bytes] = {}
+        self._models: list[Model] = []
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
-        self._created: WeakSet[CreatedLine] = WeakSet()
+        self._created: set[CreatedLines] = set()
 
         self._naming = Naming(source_map, keep, (saved or {}).get("kept", {}))
+        self._wanted: dict[str, bool] = {}
+        self._places: dict[tuple[object, ...], Series] = {}  # of lines opened in this body
+        self._kinds: dict[tuple[str, frozenset[tuple[str, int]]], Kind] = {}
 
-        self._choices: dict[str, list[WeakSet[Known]]] = {
-            rule.key: [WeakSet() for _ in rule.sources] for rule in source_map.rules if len(rule.sources) > 1
-        }
-        self._chosen = {rule.key: 0 for rule in source_map.rules}
+        self.chosen = {rule.key: 0 for rule in source_map.rules}
         self._gates = frozenset(name for rule in source_map.rules for name in rule.when)
         self._open_gates: set[str] = set()
 
@@ -115,77 +135,88 @@ class Totals:
         self._confirmed = True
         self._process = Process()
         self._identity_line: IdentityLine | None = None
-        self._anew = False  # within this read the upstream turned out to be another process
 
     # -- one read ------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         self.read += 1
-        self.fallen = 0
-        self._anew = False
+        self.fallen = self.missing = 0
+        self.anew = False
         if self._confirmed and self._is_full():
             self._make_room()
         if self._confirmed:
-            self._checkpoint = [slot.total for slot in self._slots.values()]
+            self._checkpoint = self.ledger.checkpoint()
         self._confirmed = False
 
+    def wants(self, name: str) -> bool:
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            wanted = bool(self.map.wants(name)) or name == self.map.identity or name in self._gates
+            wanted |= self._is_created(name)
+            if len(self._wanted) < 10_000:
+                self._wanted[name] = wanted
+        return wanted
+
     def open(self, line: Line, upstream_type: str | None) -> Known:
-        """A line not known by its bytes: find its places, take its value, and return it as known."""
+        """A line not known by its bytes: find its places, take its value."""
         if line.name in self._gates and line.name not in self._open_gates:
             self._open_gates.add(line.name)
-            self._shown.changed = True
-        wanted = self.map.wants(line.name)
-        if not wanted:
+            self.shown.changed = True
+        if not self.map.wants(line.name):
             return self._unmapped(line)
         labels = self._naming.learn(line)
-        return self._naming.wait(line, upstream_type, labels) or self._place(line, labels, upstream_type)
+        if self._naming.must_wait(line, labels):
+            return self._naming.wait(line, upstream_type, labels)
+        return self._place(line, labels, upstream_type)
 
-    def settle(self) -> Iterator[tuple[bytes, Known]]:
-        """At the end of a body: each line that waited for it, by its identity, and what it has become."""
+    def settle(self) -> Iterator[tuple[Known, Known]]:
         for waiting in self._naming.decide():
-            known = self._place(waiting.line, waiting.labels, waiting.type)
-            known.text, known.read = waiting.known.text, waiting.known.read
-            yield waiting.line.identity, known
+            yield waiting.known, self._place(waiting.line, waiting.labels, waiting.type)
 
-    def abort(self) -> Iterable[bytes] | None:
-        """The body was cut: the identities of lines that must be opened again, None for all.
+    def abort(self) -> bool:
+        """The body was cut.
 
         What its lines gained stays. But where the cut came before the line that tells the process, those gains are
         taken back should the next body come from another one: they may have been its own, and would count twice.
         Before the first whole body there is nothing to go on from, and everything begins with the next one.
         """
-        waiting = [waiting.line.identity for waiting in self._naming.take_waiting()]
+        self._naming.take_waiting()
+        self._places.clear()
         if not self._watched:
             self._start_over()
-            return None
+            return False
         self._confirmed = self._identity_line is None or self._identity_line.read == self.read
-        return waiting
+        return True
 
     def _start_over(self) -> None:
         """As if no body had ever begun."""
-        self._shown = Shown(self.map, self._table, self._is_shown)
-        for places in (self._slots, self._gauges, self._lines, self._gone, self._refused, self._open_gates):
+        self.shown = Shown(self.map, self._table, self.ledger, self._is_shown)
+        self.ledger.clear()
+        for places in (self._gauges, self.counters, self._created, self.refused, self.present, self._open_gates):
             places.clear()
         for slots in self._internal.values():
             slots.clear()
+        self._models.clear()
         self._forgotten = dict.fromkeys((self._saved or {}).get("forgotten", ()))
         self._process = Process()
         self._identity_line = None
         self._confirmed = True
 
     def end(self) -> bool:
-        """The body was whole, its lines are settled, vanished ones were told. False: no line is known any more."""
         if self._is_another() and self._watched:
             self._begin_anew()
         self._confirmed = True
         parted = self._process.end()
         if parted:
             self._part()
+        for key in [key for key, slot in self._gauges.items() if not slot.lines]:
+            del self._gauges[key]
         self._choose()
         if self._saved is not None:
             self._resume(self._saved)
             self._saved = None
-        self.dropped.update(self._refused)
+        self.dropped.update(self.refused)
+        self._places.clear()
         self._watched = True
         self._baseline = parted
         return not parted
@@ -194,79 +225,86 @@ class Totals:
         """Raises ReadError("identity") while two processes take turns."""
         self._process.verify()
 
-    def drop(self, reason: str) -> None:
-        """A sample was left out."""
-        self.dropped[reason] += 1
+    def drop(self, reason: str, samples: int = 1) -> None:
+        self.dropped[reason] += samples
 
     # -- lines ---------------------------------------------------------------------------------------------------
+
+    def _is_created(self, name: str) -> bool:
+        base = name.removesuffix("_created")
+        return base != name and any(self.map.wants(base + suffix) for suffix in ("_total", "_count"))
 
     def _unmapped(self, line: Line) -> Known:
         if line.name == self.map.identity:
             self._identity_line = IdentityLine(self, line.value)
             return self._identity_line
-        base = line.name.removesuffix("_created")
-        if base != line.name and any(self.map.wants(base + suffix) for suffix in ("_total", "_count")):
-            created = CreatedLine(line.value)
-            self._created.add(created)
-            return created
-        return Known()
+        if self._is_created(line.name):
+            return CreatedLines(self._created, (line.value,))
+        return _LEFT_OUT
+
+    def _kind(self, what: str, ways: Iterable[tuple[str, int]]) -> Kind:
+        key = what, frozenset(ways)
+        return self._kinds.setdefault(key, Kind(*key))
 
     def _place(self, line: Line, labels: Mapping[str, str], upstream_type: str | None) -> Known:
-        counters: list[Slot] = []
+        slots: list[Slot] = []
         gauges: list[tuple[GaugeSlot, tuple[tuple[str, str], ...]]] = []
-        ways: list[WeakSet[Known]] = []
+        ways: list[tuple[str, int]] = []
         kept = tuple(self._naming.kept(labels))
         for rule, alternative, suffix in self.map.wants(line.name):
             ours = self._naming.place(rule, labels)
             if ours is None:
                 continue
             if not rule.internal and upstream_type not in (*_UNTOLD, rule.family.kind):
-                return Refused(self._refused, "type")
-            if any(len(value) > LABEL_LENGTH for _, value in (*ours, *kept)):
-                return Refused(self._refused, "limit")
+                return Refused(self.refused, "type")
+            if _is_too_long(ours, kept):
+                return Refused(self.refused, "limit")
             le = None
             if suffix == "_bucket":
                 try:
                     le = rule.boundary(labels["le"])
                 except (KeyError, ValueError):
-                    return Refused(self._refused, "histogram")
-            series = self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)
+                    return Refused(self.refused, "histogram")
+            place = rule.key, ours, kept, suffix, le
+            series = self._places.get(place)
+            if series is None:
+                series = self._places[place] = self._series(rule, ours, kept, suffix, le)
             if rule.family.kind == "gauge":
                 gauge = self._gauge(rule, series)
                 if gauge is None:
-                    return Refused(self._refused, "limit")
+                    return Refused(self.refused, "limit")
                 gauges.append(
                     (gauge, tuple((name, value) for name, value in labels.items() if name not in rule.copies))
                 )
             else:
-                slot = self._slot(rule.key, rule, alternative, series)
+                slot = self.slot(rule.key, rule, alternative, series)
                 if slot is None:
-                    return Refused(self._refused, "limit")
-                counters.append(slot)
-            if rule.key in self._choices:
-                ways.append(self._choices[rule.key][alternative])
-        known: Known = Known()
+                    return Refused(self.refused, "limit")
+                slots.append(slot)
+            ways.append((rule.key, alternative))
         if gauges:
-            known = gauge_line = GaugeLine(self, [slot for slot, _ in gauges], line.value, labels.get("pid"))
-            for place, copy in gauges:
-                place.lines[gauge_line] = copy
-        elif counters:
-            known = self._counter(line, counters)
-        for way in ways:
-            way.add(known)
-        return known
+            kind = self._kind("gauge", ways)
+            self.present[kind] += 1
+            gauge_line = GaugeLine(self, kind, [slot for slot, _ in gauges], line.value, labels.get("pid"))
+            for gauge, copy in gauges:
+                gauge.lines[gauge_line] = copy
+                gauge.merged = None
+            return gauge_line
+        if slots:
+            return self._counter(line, self._kind("counter", ways), slots)
+        return _LEFT_OUT
 
-    def _counter(self, line: Line, slots: list[Slot]) -> CounterLine:
-        known = CounterLine(self, slots)
-        self._lines.add(known)
-        for slot in slots:
-            self._shown.changed |= slot.inputs == 0
-            slot.inputs += 1
-        if not 0.0 <= line.value < inf:
-            self.drop("value")
+    def _counter(self, line: Line, kind: Kind, slots: list[Slot]) -> Counters:
+        good = 0.0 <= line.value < inf
+        numbers = [slot.number for slot in slots]
+        lanes = tuple((number,) for number in numbers)
+        known = Counters(self, kind, lanes, (line.value if good else 0.0,), bad=not good)
+        self.present[kind] += 1
+        self.ledger.feed(numbers)
+        if not good:
+            self.refused["value"] += 1
             return known
-        known.last = line.value
-        if self._baseline or (self._forgotten and self._forgotten.pop(_fingerprint(line.identity), 0) is None):
+        if self._baseline or (self._forgotten and self._forgotten.pop(saving.fingerprint(line.identity), 0) is None):
             return known
         for slot in slots:
             claimed = min(slot.owed, line.value)
@@ -274,46 +312,110 @@ class Totals:
             slot.total += line.value - claimed
         return known
 
-    def remember(self, line: CounterLine, identity: bytes) -> None:
-        """A counter's line has vanished."""
-        self._gone[line] = identity
+    def model(self, known: Known) -> Model | None:
+        if not isinstance(known, Counters):
+            return None
+        slots = {slot.number: (place, slot) for place, slot in self.ledger.slots.items()}
+        rules, parts = [], None
+        for lane in known.lanes:
+            told = [slots[number] for number in lane if number in slots]
+            of_lane = tuple((series.suffix, series.le) for (_, _, series), _ in told)
+            rule = told[0][1].rule if told else None
+            if rule is None or len(told) != len(lane) or parts not in (None, of_lane):
+                return None
+            parts = of_lane
+            rules.append((rule, told[0][1].alternative))
+            sources = {self._fed_by(rule.sources[told[0][1].alternative] + suffix) for suffix, _ in of_lane}
+            if len(sources) > 1:
+                return None
+        if parts is None:
+            return None
+        model = Model(known.kind, tuple(rules), parts)
+        self._models.append(model)
+        return model
 
-    def forget(self, line: CounterLine, identity: bytes) -> None:
+    def _fed_by(self, name: str) -> tuple[tuple[str, int], ...]:
+        return tuple((rule.key, alternative) for rule, alternative, _ in self.map.wants(name))
+
+    def open_like(self, model: Model, line: Line, values: Sequence[float]) -> Known | None:
+        if self._forgotten or self._owes() or min(values) < 0.0:
+            return None
+        labels = self._naming.learn(line)
+        if self._naming.must_wait(line, labels):
+            return None
+        kept = tuple(self._naming.kept(labels))
+        placed = [
+            ((rule, alternative), ours)
+            for rule, alternative, _ in self.map.wants(line.name)
+            if (ours := self._naming.place(rule, labels)) is not None
+        ]
+        if tuple(rule for rule, _ in placed) != model.rules or any(_is_too_long(ours, kept) for _, ours in placed):
+            return None
+        key = tuple(ours for _, ours in placed), kept
+        lanes = model.lanes.get(key)
+        if lanes is None:
+            made = []
+            for (rule, alternative), ours in placed:
+                slots = [
+                    self.slot(rule.key, rule, alternative, self._series(rule, ours, kept, suffix, le))
+                    for suffix, le in model.parts
+                ]
+                if None in slots:
+                    return None
+                made.append(tuple(slot.number for slot in slots if slot is not None))
+            lanes = model.lanes[key] = tuple(made)
+        known = Counters(self, model.kind, lanes, values)
+        self.present[model.kind] += 1
+        for lane in lanes:
+            self.ledger.feed(lane)
+        if not self._baseline:
+            known.gain(values)
+        return known
+
+    def _owes(self) -> bool:
+        """Whether lines that were there before the exporter was restarted have not come yet."""
+        self._owing = self._owing and any(slot.owed for slot in self.ledger.slots.values())
+        return self._owing
+
+    def forget(self, identity: bytes, last: float) -> None:
         """A counter's line has been gone for too long."""
-        self._gone.pop(line, None)
-        self._lines.discard(line)
-        if line.last > 0.0:  # one that had counted nothing comes back as what it is: all new
-            self._forgotten[_fingerprint(identity)] = None
+        if last > 0.0:  # one that had counted nothing comes back as what it is: all new
+            self._forgotten[saving.fingerprint(identity)] = None
         while len(self._forgotten) > FINGERPRINTS:
             del self._forgotten[next(iter(self._forgotten))]
-        for slot in line.slots:
-            slot.inputs -= 1
-            self._shown.changed |= slot.inputs == 0
 
-    def _slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None:
+    def _series(self, rule: Rule, ours: Labels, kept: Labels, suffix: str, le: float | None) -> Series:
+        return self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)
+
+    def slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None:
         """The slot of this place, made where it is new; None where there are too many series."""
-        slot = self._slots.get((key, alternative, series))
+        place = key, alternative, series
+        slot = self.ledger.slots.get(place)
         if slot is None:
             if self._is_full():
                 return None
-            slot = self._slots[key, alternative, series] = Slot(rule, alternative, self._scale(rule, series))
+            slot = self.ledger.open(place, rule, self._scale(rule, series))
             if rule is not None and rule.internal:
                 self._internal[key].append((series, slot))
             else:
-                self._shown.output(series, new=self._watched).slots.append(slot)
+                self.shown.output(series, new=self._watched).slots.append(slot)
         return slot
 
     def _is_full(self) -> bool:
-        return len(self._slots) + len(self._gauges) >= self._max_series
+        return len(self.ledger) + len(self._gauges) >= self._max_series
 
     def _make_room(self) -> None:
         """Drop what nothing feeds and nobody sees any more."""
-        idle = self._shown.drop_hidden()
-        self._slots = {
-            place: slot
-            for place, slot in self._slots.items()
-            if place[2] not in idle and not (slot.rule is not None and slot.rule.internal and not slot.inputs)
-        }
+        idle = self.shown.drop_hidden()
+        self.ledger.close(
+            [
+                place
+                for place, slot in self.ledger.slots.items()
+                if place[2] in idle or (slot.rule is not None and slot.rule.internal and not slot.inputs)
+            ]
+        )
+        for model in self._models:
+            model.lanes.clear()
         for key, slots in self._internal.items():
             self._internal[key] = [(series, slot) for series, slot in slots if slot.inputs]
 
@@ -339,167 +441,107 @@ class Totals:
 
     def _begin_anew(self) -> None:
         """Another process: the totals as before this read, and the whole of what it has counted since it began."""
-        self._anew = True
-        for slot, total in _with_checkpoint(self._slots.values(), self._checkpoint):
-            slot.total = total
+        self.anew = True
+        self.ledger.restore(self._checkpoint)
+        for slot in self.ledger.slots.values():
             slot.owed = 0.0
-        for line in self._lines:
+        for line in self.counters:
             if line.read == self.read:
-                for slot in line.slots:
-                    slot.total += line.last
+                line.gain(line.last)
             else:
-                line.last = 0.0
-                line.text = b" "  # no line's text: whatever comes is looked at
-        self._gone.clear()
+                line.begin_anew()
         self._forgotten.clear()
 
     def _part(self) -> None:
         """Two processes take turns: what this body said counts nowhere, and the next one is a baseline."""
-        for slot, total in _with_checkpoint(self._slots.values(), self._checkpoint):
-            slot.total = total
-            slot.inputs = 0
-        self._shown.hold(self._clock() + RETENTION)
+        self.ledger.restore(self._checkpoint)
+        self.ledger.unfeed_all()
+        self.shown.hold(self._clock() + RETENTION)
         self._gauges.clear()
-        self._lines.clear()
-        self._gone.clear()
-        self._refused.clear()
+        self.counters.clear()
+        self.present.clear()
+        self._created.clear()
+        self.refused.clear()
 
     def _is_another(self) -> bool:
-        created = [line.last for line in self._created if line.read == self.read]
         workers = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
+        created = [value for line in self._created for value in line.last]
         return self._process.guess(created, workers, self._most_fell)
 
     def _most_fell(self) -> bool:
         """Whether most counters fell or vanished with this body; all vanished together is more likely a bad answer."""
-        absent = sum(line.absent and line.read == self.read - 1 for line in self._lines)
-        alive = sum(line.read == self.read and line.last > 0.0 for line in self._lines)
-        return self.fallen > 0 and 2 * (self.fallen + absent) > alive + absent
+        if not self.fallen:
+            return False
+        alive = sum(last > 0.0 for line in self.counters if not line.absent for last in line.last)
+        return 2 * (self.fallen + self.missing) > alive + self.missing
 
     def _choose(self) -> None:
         """For each rule the first alternative that is there; what is shown goes on from where it was."""
+        there = {way for kind, lines in self.present.items() if lines for way in kind.ways}
         for rule in self.map.rules:
-            if rule.key not in self._choices:
+            if len(rule.sources) == 1:
                 continue
-            present = [
-                index
-                for index, lines in enumerate(self._choices[rule.key])
-                if any(line.read == self.read for line in lines)
-            ]
-            before = self._chosen[rule.key]
-            if not present or (before in present and self._watched and not self._anew):
+            present = [index for index in range(len(rule.sources)) if (rule.key, index) in there]
+            before = self.chosen[rule.key]
+            if not present or (before in present and self._watched and not self.anew):
                 continue
-            self._chosen[rule.key] = now = present[0]
+            self.chosen[rule.key] = now = present[0]
             if now != before:
-                self._shown.changed = True
+                self.shown.changed = True
                 if self._watched:
                     self._switch(rule, before, now)
 
     def _switch(self, rule: Rule, before: int, now: int) -> None:
         """The newcomer's present value is its baseline; after a restart, its value when the new process began: 0."""
-        began = dict(zip(self._slots, self._checkpoint, strict=False)) if self._anew else {}
-        for (key, alternative, series), slot in self._slots.items():
+        for (key, alternative, series), slot in self.ledger.slots.items():
             if key == rule.key and alternative == now:
-                old = self._slots.get((key, before, series))
-                baseline = began.get((key, alternative, series), 0.0) if self._anew else slot.total
-                slot.shift = (old.total + old.shift if old is not None else 0.0) - baseline
+                old = self.ledger.slots.get((key, before, series))
+                began = self._checkpoint[slot.number] if slot.number < len(self._checkpoint) else 0.0
+                slot.shift = (old.total + old.shift if old is not None else 0.0) - (began if self.anew else slot.total)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, Any] | None:
-        """What a restart of the exporter needs to go on exactly; JSON's types only.
+    def dump(self, remembered: Iterable[tuple[Known, Iterable[bytes]]] = ()) -> saving.Dump | None:
+        """What a restart of the exporter needs to go on exactly.
 
         None while there is nothing better than what was dumped before: nothing whole has been read, or a body was cut
-        before it told its process.
+        before it told its process. `remembered` is the reader's.
         """
         if not self._watched or not self._confirmed:
             return None
-        live = self._live()
-        slots = [
-            [
-                key,
-                slot.rule.sources[slot.alternative] if slot.rule is not None else series.family.name,
-                series.own,
-                series.suffix,
-                None if series.le is None else repr(series.le),
-                live.get(id(slot), 0.0),
-                slot.total + slot.shift,
-            ]
-            for (key, alternative, series), slot in self._slots.items()
-            if slot.rule is None or (self._chosen[key] == alternative and not slot.rule.internal)
+        gone = [
+            saving.fingerprint(identity)
+            for line, identities in remembered
+            if isinstance(line, Counters)
+            for identity, last in zip(identities, line.last, strict=True)
+            if last > 0.0
         ]
-        gone = [_fingerprint(identity) for line, identity in self._gone.items() if line.absent and line.last > 0.0]
-        return {
+        head = {
             "identity": self._process.start,
             "kept": self._naming.shown,
             "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
-            "slots": slots,
         }
-
-    def _live(self) -> dict[int, float]:
-        """The sum of the last values of the lines that feed a slot and are there, by the slot's id()."""
-        live: dict[int, float] = {}
-        for line in self._lines:
-            if not line.absent:
-                for slot in line.slots:
-                    live[id(slot)] = live.get(id(slot), 0.0) + line.last
-        return live
+        return saving.Dump(head, saving.slots(self.ledger, self.counters, self.chosen))
 
     def _resume(self, saved: Mapping[str, Any]) -> None:
         """Go on from what was saved, once the first body is whole and tells whether it is the same process."""
-        rules = {rule.key: rule for rule in self.map.rules}
-        live = self._live()
-        resumed: list[tuple[Slot, Output, bool, float, float]] = []
-        for key, source, labels, suffix, le, was_live, total in saved["slots"]:
-            rule = rules.get(key)
-            if key and (rule is None or source not in rule.sources):
-                continue
-            family = rule.family if rule is not None else families().get(source)
-            if family is None:
-                continue
-            series = self._table(
-                family, [(name, value) for name, value in labels], suffix, None if le is None else float(le)
-            )
-            chosen = self._chosen[key] if rule is not None else 0
-            place = self._slot(key, rule, chosen, series)
-            if place is not None:
-                same_name = rule is None or rule.sources[chosen] == source
-                resumed.append((place, self._shown.output(series), same_name, was_live, total))
-        before = saved["identity"]
-        if before is not None and self._process.start is not None:
-            same = before == self._process.start
-        else:
-            had = [(slot, was) for slot, _, same_name, was, _ in resumed if same_name and was > 0.0]
-            same = 2 * sum(live.get(id(slot), 0.0) < was for slot, was in had) <= len(had)
-        if not same:
+        known = saving.resume(self, saved, self._process.start, self._table, self._clock() + RETENTION)
+        if known.another:
             self._forgotten.clear()
-        known = set()
-        until = self._clock() + RETENTION
-        for slot, output, same_name, was_live, total in resumed:
-            gained = slot.total  # of the first body; what it has of forgotten lines is a baseline, and not in it
-            known.add(output.series)
-            output.until = until
-            if slot.rule is None:
-                slot.total += total
-            elif not same:
-                slot.total = total + live.get(id(slot), 0.0)
-            elif same_name:
-                slot.total = total + max(0.0, gained - was_live)
-                slot.owed = max(0.0, was_live - gained)
-            else:
-                slot.shift = total - slot.total
-        self._shown.bear_all_but(known)
+        self._owing = True
+        self.shown.bear_all_but(known.series)
 
     def add(self, family: Family, labels: Iterable[tuple[str, str]], gain: float, suffix: str = "") -> None:
         """Count in a series of our own making; it is kept over restarts as the others are."""
-        slot = self._slot("", None, 0, self._table(family, labels, suffix))
+        slot = self.slot("", None, 0, self._table(family, labels, suffix))
         if slot is not None:
-            self._shown.changed |= slot.inputs == 0
-            slot.inputs = 1
+            if not slot.inputs:
+                self.ledger.feed((slot.number,))
             slot.total += gain
 
     def internal(self, name: str) -> dict[Labels, float]:
         """The totals, or the gauge, of an internal rule by labels, without those that the whole target carries."""
-        chosen = self._chosen[name]
+        chosen = self.chosen[name]
         found = {
             series.own: slot.total + slot.shift for series, slot in self._internal[name] if slot.alternative == chosen
         }
@@ -510,42 +552,44 @@ class Totals:
         """Why a line adds nothing to the page; None where it does."""
         if isinstance(known, Refused):
             return REFUSALS[known.reason]
-        if type(known) is not Known:
+        if not isinstance(known, Ignored):
             return None
         name = identity.partition(b"{")[0].decode(errors="replace")
         return "by a rule of the map" if self.map.wants(name) else "no word of ours for it"
 
     def current(self, names: Iterable[str]) -> Iterator[Sample]:
         """The true values of mapped counters by family, those included that a page does not show yet."""
-        return self._shown.current(names, self._clock())
+        self._mark_changes()
+        return self.shown.current(names, self._clock())
+
+    def _mark_changes(self) -> None:
+        self.shown.changed |= self.ledger.changed
+        self.ledger.changed = False
 
     def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
         return {series.own: value for series, value in self.current((name,))}
 
-    def samples(self, carried: int) -> list[Sample]:
+    def samples(self, carried: int) -> Samples:
         """What is shown now. `carried` is the number of pages that have carried this target so far."""
-        samples = self._shown.samples(carried, self._clock())
-        self.dropped["histogram"] += self._shown.broken
-        for key, slot in list(self._gauges.items()):
-            if not slot.lines:
-                del self._gauges[key]
-            elif not slot.rule.internal and (gauge := slot.value) is not None:
-                samples.append((slot.series, gauge))
-        return samples
+        self._mark_changes()
+        counters = self.shown.samples(carried, self._clock())
+        self.dropped["histogram"] += self.shown.broken
+        shown = [
+            (slot.series, value)
+            for slot in self._gauges.values()
+            if not slot.rule.internal and (value := slot.value) is not None
+        ]
+        return Samples(
+            [*counters.series, *(series for series, _ in shown)], [*counters.values, *(value for _, value in shown)]
+        )
 
     def _is_shown(self, slot: Slot) -> bool:
         rule = slot.rule
         if rule is None:
             return True
-        return self._chosen[rule.key] == slot.alternative and (not rule.when or bool(rule.when & self._open_gates))
+        return self.chosen[rule.key] == slot.alternative and (not rule.when or bool(rule.when & self._open_gates))
 
 
-def _fingerprint(identity: bytes) -> int:
-    return int.from_bytes(blake2b(identity, digest_size=8).digest())
-
-
-def _with_checkpoint(slots: Iterable[Slot], checkpoint: Sequence[float]) -> Iterator[tuple[Slot, float]]:
-    """Each slot with its total before this read; slots made within it began at 0."""
-    before = iter(checkpoint)
-    return ((slot, next(before, 0.0)) for slot in slots)
+def _is_too_long(*several: Labels) -> bool:
+    return any(len(value) > LABEL_LENGTH for labels in several for _, value in labels)

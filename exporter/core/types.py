@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
@@ -75,6 +75,8 @@ class SeriesTable:
     def __init__(self, constant: Mapping[str, str]) -> None:
         self.constant = dict(constant)
         self._made: WeakValueDictionary[tuple[object, ...], Series] = WeakValueDictionary()
+        self._told: tuple[Family, Labels] | None = None
+        self._parts: tuple[Labels, Labels, str] = (), (), ""
 
     def __call__(
         self,
@@ -84,27 +86,48 @@ class SeriesTable:
         le: float | None = None,
     ) -> Series:
         """The series of `family` with `labels`, beside the table's own; order of `labels` does not matter."""
-        given = self.constant | {name: value for name, value in labels if value}
-        ordered = tuple((name, given.pop(name)) for name in family.labels if name in given)
-        ordered += tuple(sorted(given.items()))
+        told = (family, labels if isinstance(labels, tuple) else tuple(labels))
+        if told != self._told:  # the buckets of a histogram come one after the other
+            self._told, self._parts = told, self._lay_out(*told)
+        ordered, own, shown = self._parts
         key = (family.name, ordered, suffix, le)
         series = self._made.get(key)
         if series is None:
-            shown = [f'{name}="{value.translate(_ESCAPES)}"' for name, value in ordered]
-            if le is not None:
-                shown.append(f'le="{number(le)}"')
-            text = family.name + suffix + ("{" + ",".join(shown) + "} " if shown else " ")
+            bound = "" if le is None else f'le="{number(le)}"'
+            text = ",".join(filter(None, (shown, bound)))
+            prefix = f"{family.name}{suffix}{{{text}}} " if text else f"{family.name}{suffix} "
             sort = (ordered, _SUFFIX_ORDER[suffix], inf if le is None else le)
-            own = tuple(pair for pair in ordered if pair[0] not in self.constant)
-            series = Series(family, ordered, own, suffix, le, text.encode(), sort)
+            series = Series(family, ordered, own, suffix, le, prefix.encode(), sort)
             self._made[key] = series
         return series
+
+    def _lay_out(self, family: Family, labels: Labels) -> tuple[Labels, Labels, str]:
+        """All labels in the order in which they are shown, those that are the series' own, and all of them as text."""
+        given = self.constant | {name: value for name, value in labels if value}
+        ordered = tuple((name, given.pop(name)) for name in family.labels if name in given)
+        ordered += tuple(sorted(given.items()))
+        own = tuple(pair for pair in ordered if pair[0] not in self.constant)
+        return ordered, own, ",".join([f'{name}="{value.translate(_ESCAPES)}"' for name, value in ordered])
 
     def __len__(self) -> int:
         return len(self._made)
 
 
 Sample = tuple[Series, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Series and their values, in two lists of one length."""
+
+    series: list[Series] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return zip(self.series, self.values, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +149,7 @@ class Reading:
     target: str
     at: float
     seconds: float
-    samples: tuple[Sample, ...] = ()
+    samples: Samples = field(default_factory=Samples)
     reason: str | None = None
     error: str = ""
     advice: tuple[Advice, ...] = ()

@@ -30,10 +30,20 @@ class Insight:
     """The insights into one target."""
 
     def __init__(self, settings: Settings, table: SeriesTable) -> None:
+        self._pace = settings.window / 60
+        self._next = 0.0
+        self._said: list[Sample] = []
         self._scorecard = Scorecard(table, settings.window, settings.minimum_requests, settings.latency, settings.ttft)
         self._savings = Savings(table, settings.window)
 
     def observe(self, totals: Totals, own: Iterable[Sample], now: float) -> list[Sample]:
-        """The gauges that follow from what is known now (monotonic seconds); counters go into the totals."""
+        """The gauges that follow from what is known now (monotonic seconds); counters go into the totals.
+
+        They are worked out anew once in a sixtieth of the window: a mean over minutes does not change within seconds.
+        """
+        if now < self._next:
+            return self._said
+        self._next = now + self._pace
         words = Words([*totals.current(READ), *own])
-        return [*self._scorecard.observe(words, now), *self._savings.observe(words, totals.add, now)]
+        self._said = [*self._scorecard.observe(words, now), *self._savings.observe(words, totals.add, now)]
+        return self._said

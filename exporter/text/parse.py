@@ -80,7 +80,7 @@ class Malformed(ValueError):  # noqa: N818 - the word of the field, as REASONS h
         return f"{at}{self.reason}{shown}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Line:
     """One sample. Its timestamp and exemplar were checked, and dropped.
 

@@ -59,6 +59,11 @@ class Upstream:
             self.reader.abort()
             raise
 
+    def dump(self) -> dict[str, Any] | None:
+        """What is kept over a restart of the exporter."""
+        dump = self.totals.dump(self.reader.remembered())
+        return None if dump is None else dump.whole()
+
     def cut(self, body: str, at: int) -> None:
         self.reader.begin()
         self.reader.feed(body.encode()[:at])

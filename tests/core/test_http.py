@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from exporter.core import fetch, http
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Client, Upstream, session
-from exporter.core.http import Connection
+from exporter.core.http import SLICE, Connection
 from exporter.core.https import Session
 
 Step = bytes | float | None
@@ -384,7 +384,7 @@ async def test_a_large_body_takes_little_memory(how: str) -> None:
 
         assert await peak(read) < 8 << 20
     assert size == SIZE
-    assert longest <= 128 << 10
+    assert longest <= SLICE
 
 
 async def test_a_body_that_nobody_takes_is_not_received() -> None:
@@ -587,7 +587,7 @@ async def received(pieces: list[bytes], waits: bool) -> tuple[int, bytes] | str:
 
     async def read() -> None:
         await connection.ask("http://here/", b"")
-        await connection.into(got.append)
+        await connection.into(got.append, SLICE)
 
     task = asyncio.create_task(read())
     await asyncio.sleep(0)

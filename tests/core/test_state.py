@@ -1,19 +1,32 @@
 """State over restarts: exact where it is good, never guessed where it is not."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exporter.core.saved import Dump
 from exporter.core.state import Store, default_directory
 
-STATE = {"identity": 1.0, "kept": {}, "forgotten": [], "slots": []}
+ROWS = [
+    ["k", "s", [["a", "é"]], "", None, 1.0, 2.5],
+    ["k", "s", [], "_bucket", "inf", 0.0, 1e-9],
+    ["k", "t", [], "", None, 0.0, 0.0],
+]
+STATE = {"identity": 1.0, "kept": {}, "forgotten": [], "slots": ROWS}
 URL = "http://a:4000"
+
+
+def save(store: Store, target: str, url: str, state: dict[str, Any]) -> None:
+    head = {key: value for key, value in state.items() if key != "slots"}
+    for _ in store.save(target, url, Dump(head, iter([state["slots"][:1], [], state["slots"][1:]]))):
+        pass
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.load("a/b:c", URL) == (None, False)
-    store.save("a/b:c", URL, STATE)
+    save(store, "a/b:c", URL, STATE)
     assert store.load("a/b:c", URL) == (STATE, False)
     assert [file.name for file in tmp_path.glob("*.json")] == ["a%2Fb%3Ac.json"]
 
@@ -21,14 +34,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "{", '{"format":1}', "[]", "\x00"])
 def test_damaged_state_makes_totals_begin_at_0(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
-    store.save("t", URL, STATE)
+    save(store, "t", URL, STATE)
     (tmp_path / "t.json").write_text(damage)
     assert store.load("t", URL) == (None, True)
 
 
 def test_state_cut_at_any_byte_or_with_any_byte_changed_is_told(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save("t", URL, STATE)
+    save(store, "t", URL, STATE)
     file = tmp_path / "t.json"
     whole = file.read_bytes()
     for at in range(len(whole)):
@@ -41,7 +54,7 @@ def test_state_cut_at_any_byte_or_with_any_byte_changed_is_told(tmp_path: Path) 
 
 def test_state_of_another_url_is_not_taken(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save("t", URL, STATE)
+    save(store, "t", URL, STATE)
     assert store.load("t", "http://b:4000") == (None, True)
 
 
@@ -49,7 +62,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "state")
     assert not store.kept
-    store.save("t", URL, STATE)
+    save(store, "t", URL, STATE)
     assert store.load("t", URL) == (None, True)
 
 
@@ -64,7 +77,7 @@ def test_a_second_exporter_does_not_take_the_folder_of_the_first(tmp_path: Path)
 def test_a_long_name_makes_a_file_of_its_own(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for last in "xy":
-        store.save("é" * 300 + last, URL, {**STATE, "identity": last})
+        save(store, "é" * 300 + last, URL, {**STATE, "identity": last})
     assert [store.load("é" * 300 + last, URL)[0] for last in "xy"] == [{**STATE, "identity": last} for last in "xy"]
 
 

@@ -119,7 +119,7 @@ class Truth(RuleBasedStateMachine):
         self.missed |= {line for line in self.seen if line not in lines}
         self.fresh = False
         self.begun.clear()
-        self.saved = self.up.totals.dump()
+        self.saved = self.up.dump()
         self.check()
 
     @rule(position=st.integers(0, 6), order=st.permutations(LINES), share=st.floats(0, 1))
@@ -138,7 +138,7 @@ class Truth(RuleBasedStateMachine):
                 self.see(line, self.values[line])
             elif line is not None:
                 self.unsure[line] = self.values[line]
-        self.saved = self.up.totals.dump() or self.saved
+        self.saved = self.up.dump() or self.saved
 
     @precondition(lambda self: not self.fresh and self.known_start == self.start)
     @rule()

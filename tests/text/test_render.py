@@ -1,5 +1,6 @@
 import random
 import subprocess
+from collections.abc import Iterable
 from math import inf, nan
 
 import pytest
@@ -10,14 +11,19 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as text
 
 from exporter.core.types import Family, Sample, SeriesTable
+from exporter.text import render
 from exporter.text.negotiate import Format
-from exporter.text.render import page
+from exporter.text.render import HelpOf, Sheet
 
 UP = Family("llm_target_up", "gauge", "Whether the last read succeeded: 1 or 0.", ("target",), 0)
 REQUESTS = Family("llm_requests_total", "counter", "Requests that ended.", ("target", "model", "outcome"), 1)
 LATENCY = Family("llm_request_duration_seconds", "histogram", "Time of a request.", ("target", "model"), 2)
 HOSTILE = '\\ and "quotes",\nand a new line {}# EOF'
 BOUNDS = (0.1, 1.0, inf)
+
+
+def page(targets: Iterable[Iterable[Sample]], form: Format, help_of: HelpOf = lambda family: family.help) -> bytes:
+    return render.page([Sheet(samples) for samples in targets], form, help_of)
 
 
 def openmetrics(shown: str) -> list[Metric]:

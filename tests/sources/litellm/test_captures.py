@@ -18,7 +18,7 @@ from exporter.core.poll import Watch
 from exporter.core.types import Reading
 from exporter.sources.litellm import Proxy
 from exporter.text.negotiate import Format
-from exporter.text.render import page
+from exporter.text.render import Sheet, page
 
 HERE = Path(__file__).parents[2] / "captures" / "litellm"
 VERSION = HERE / "1.106.2"
@@ -79,7 +79,7 @@ async def read(name: str, status: int = 200, *, everything: bool = True) -> Read
 
 
 def without_times(reading: Reading, form: Format = Format.TEXT) -> bytes:
-    return page([[sample for sample in reading.samples if sample[0].family.name not in TIMES]], form)
+    return page([Sheet(sample for sample in reading.samples if sample[0].family.name not in TIMES)], form)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -99,16 +99,16 @@ def promtool(text: bytes) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize("name", GOOD)
 async def test_promtool_finds_nothing_in_an_exposition_and_prometheus_client_reads_it(name: str) -> None:
     reading = await read(name)
-    found = await asyncio.to_thread(promtool, page([reading.samples], Format.TEXT))
+    found = await asyncio.to_thread(promtool, page([Sheet(reading.samples)], Format.TEXT))
     assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
-    families = list(text_string_to_metric_families(page([reading.samples], Format.OPENMETRICS).decode()))
+    families = list(text_string_to_metric_families(page([Sheet(reading.samples)], Format.OPENMETRICS).decode()))
     assert sum(len(family.samples) for family in families) == len(reading.samples)
 
 
 @pytest.mark.parametrize(("name", "status", "reason"), [(name, *how) for name, how in REFUSED.items()])
 async def test_a_refusal_shows_nothing_and_says_what_to_do(name: str, status: int, reason: str) -> None:
     reading = await read(name, status)
-    assert reading.samples == ()
+    assert not len(reading.samples)
     assert reading.reason == reason
     if reason == "auth":
         assert "LITELLM_API_KEY" in reading.error
