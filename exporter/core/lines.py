@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from operator import add, sub
 from typing import Any, Protocol
 
@@ -55,7 +55,13 @@ class Counters:
     waits = False
 
     def __init__(
-        self, owner: Owner, kind: Kind, lanes: tuple[tuple[int, ...], ...], last: Sequence[float], *, bad: int = 0
+        self,
+        owner: Owner,
+        kind: Kind,
+        lanes: tuple[tuple[int, ...], ...],
+        last: Sequence[float],
+        *,
+        bad: tuple[int, ...] = (),
     ) -> None:
         self._owner = owner
         self.kind = kind
@@ -65,7 +71,7 @@ class Counters:
         self.read = owner.read
         self.stale = False  # `last` is 0 because another process has begun, whatever stands behind the lines' bytes
         self.absent = False  # the last whole body came without them
-        self.bad = bad  # of them, those whose value cannot be a counter's
+        self.bad = bad  # places of those whose value cannot be a counter's
         owner.counters.add(self)
 
     def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:
@@ -76,7 +82,7 @@ class Counters:
             if not self.bad and min(gains) >= 0.0 and isfinite(sum(gains)):
                 self._gain_at(places, values, gains)
                 return
-            told = dict(zip(places, values, strict=True))
+            told = dict.fromkeys(self.bad, nan) | dict(zip(places, values, strict=True))
             values = [told.get(place, last[place]) for place in range(len(last))]
         gains = list(map(sub, values, last))
         if self.bad or min(gains) < 0.0 or not isfinite(sum(gains)):
@@ -124,7 +130,8 @@ class Counters:
 
     def _odd(self, values: Sequence[float]) -> tuple[list[float], list[float]]:
         """Values and gains, one by one: a line that fell adds its whole value, one that is no count adds nothing."""
-        new, gains, bad = list(values), [], 0
+        gains: list[float] = []
+        new, bad = list(values), []
         for place, (value, last) in enumerate(zip(values, self.last, strict=True)):
             if last <= value < inf:
                 gains.append(value - last)
@@ -134,9 +141,9 @@ class Counters:
             else:
                 new[place] = last
                 gains.append(0.0)
-                bad += 1
-        self._owner.refused["value"] += bad - self.bad
-        self.bad = bad
+                bad.append(place)
+        self._owner.refused["value"] += len(bad) - len(self.bad)
+        self.bad = tuple(bad)
         return new, gains
 
     def join(self, others: Sequence[Counters]) -> Counters:
@@ -146,8 +153,12 @@ class Counters:
             for lane in range(max(len(line.lanes) for line in every))
         )
         joined = Counters(
-            self._owner, self.kind, lanes, [last for line in every for last in line.last], bad=sum(x.bad for x in every)
+            self._owner, self.kind, lanes, [last for line in every for last in line.last]
         )
+        at = 0
+        for line in every:
+            joined.bad += tuple([at + place for place in line.bad])
+            at += len(line.last)
         self._replace(every, (joined,))
         return joined
 
@@ -155,11 +166,9 @@ class Counters:
         singles = []
         for place in range(lines):
             lanes = tuple((lane[place],) for lane in self.lanes if lane[place] != NOWHERE)
-            singles.append(Counters(self._owner, self.kind, lanes, self.last[place : place + 1]))
-        self._owner.refused["value"] -= self.bad
+            bad = (0,) if place in self.bad else ()
+            singles.append(Counters(self._owner, self.kind, lanes, self.last[place : place + 1], bad=bad))
         self._replace((self,), singles)
-        for line in singles:
-            line.stale |= self.bad > 0  # which of them are bad is seen when they come
         return singles
 
     def each(self, lines: int) -> Sequence[object]:
@@ -177,13 +186,13 @@ class Counters:
         self.absent = True
         self._owner.present[self.kind] -= 1
         self._owner.missing += len(self.last)
-        self._owner.refused["value"] -= self.bad
+        self._owner.refused["value"] -= len(self.bad)
         return RETENTION
 
     def returned(self) -> None:
         self.absent = False
         self._owner.present[self.kind] += 1
-        self._owner.refused["value"] += self.bad
+        self._owner.refused["value"] += len(self.bad)
 
     def forgotten(self, identities: Iterable[bytes]) -> None:
         owner = self._owner

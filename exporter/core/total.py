@@ -298,7 +298,7 @@ class Totals:
         good = 0.0 <= line.value < inf
         numbers = [slot.number for slot in slots]
         lanes = tuple((number,) for number in numbers)
-        known = Counters(self, kind, lanes, (line.value if good else 0.0,), bad=not good)
+        known = Counters(self, kind, lanes, (line.value if good else 0.0,), bad=() if good else (0,))
         self.present[kind] += 1
         self.ledger.feed(numbers)
         if not good:

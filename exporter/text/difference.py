@@ -227,8 +227,12 @@ class Difference:
         elif not self._straight:
             self._close()
             self._order = [item for item in self._order if isinstance(item, Block)]
-            left = [loose for loose in self._loose.values() if not loose.until and not _waits(loose)]
-            self._order += self._gather(left)
+            left = [loose for loose in self._loose.values() if loose.read != self._read]
+            for block in self._gather(left):
+                if block.until:
+                    self._remember(block, block.until)
+                else:
+                    self._order.append(block)
             self._order += [block for block in self._blocks if block.read != self._read and not block.dissolved]
             self._install()
         self._begin_body()
@@ -320,6 +324,7 @@ class Difference:
             values = None
             if known is not UNMAPPED or not are_numbers(texts):
                 values = numbers(texts) or self._strict_values(buffer[at : after - 1].split(b"\n"), places)
+            self._return(block)
             block.raw = buffer[at:after]
             if values is not None:
                 known.take(values, places)
@@ -335,15 +340,19 @@ class Difference:
         block.read = self._read
         if block.known is not None:
             block.known.read = self._read
-            if block.until:
-                block.until = 0.0
-                del self._remembered[block]
-                block.known.returned()
+        self._return(block)
         if not self._straight:
             self._close()
             self._order.append(block)
         if block.place >= 0:
             self._cursor = block.place + 1
+
+    def _return(self, block: Block) -> None:
+        """The block may have been remembered: it is there again."""
+        if block.until and block.known is not None:
+            block.until = 0.0
+            del self._remembered[block]
+            block.known.returned()
 
     def _leave(self) -> None:
         """From here on the body is not the last one in its order."""
@@ -701,38 +710,39 @@ class Difference:
         """What was read is the last body now."""
         for block in self._dissolved:
             self._index.remove(block.keys, block)
-        self._blocks = self._whole([block for block in self._order if isinstance(block, Block)])
+        blocks = [block for block in self._order if isinstance(block, Block)]
+        self._blocks = self._whole(blocks) if self._blocks else blocks
         self._types = {}
-        self._samples = self._repeats = 0
+        self._repeats = 0
         for place, block in enumerate(self._blocks):
             block.place = place
-            if block.known is None:
+            if block.types:
                 self._types.update(block.types)
-            else:
-                self._samples += len(block.ends)
-                if block.known is REPEATED:
-                    self._repeats += len(block.ends)
+            elif block.known is REPEATED:
+                self._repeats += len(block.ends)
+        self._samples = self._lines - sum(block.samples for block in self._remembered)
 
     def _whole(self, blocks: list[Block]) -> list[Block]:
-        """The blocks, those that churn broke into pieces made one again."""
+        """The blocks, new ones made one with what they are a piece of."""
         whole: list[Block] = []
         for block in blocks:
-            if whole and whole[-1].is_continued_by(block, TOGETHER):
-                first = whole.pop()
-                assert first.known is not None and block.known is not None  # noqa: PT018, S101 - comments are left
-                known = first.known.join([block.known])
-                known.read = self._read
-                self._drop(first)
-                self._drop(block)
-                both = Block(
-                    first.raw + block.raw, first.ends + block.ends, known, first.family, first.child, self._read
-                )
-                both.keys = first.keys + block.keys
-                self._add(both)
-                whole.append(both)
+            if whole and (block.place < 0 or whole[-1].place < 0) and whole[-1].is_continued_by(block, TOGETHER):
+                whole[-1] = self._one(whole[-1], block)
             else:
                 whole.append(block)
         return whole
+
+    def _one(self, first: Block, second: Block) -> Block:
+        """One block of two."""
+        assert first.known is not None and second.known is not None  # noqa: PT018, S101 - comments are left
+        known = first.known.join([second.known])
+        known.read = self._read
+        self._drop(first)
+        self._drop(second)
+        one = Block(first.raw + second.raw, first.ends + second.ends, known, first.family, first.child, self._read)
+        one.keys = first.keys + second.keys
+        self._add(one)
+        return one
 
     # -- what is said of a body that cannot be read -----------------------------------------------------------------
 
