@@ -152,9 +152,7 @@ class Counters:
             tuple(chain.from_iterable(line.lanes[lane] if lane < len(line.lanes) else _nowhere(line) for line in every))
             for lane in range(max(len(line.lanes) for line in every))
         )
-        joined = Counters(
-            self._owner, self.kind, lanes, [last for line in every for last in line.last]
-        )
+        joined = Counters(self._owner, self.kind, lanes, [last for line in every for last in line.last])
         at = 0
         for line in every:
             joined.bad += tuple([at + place for place in line.bad])

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
+from weakref import WeakSet
 
 from exporter.core import saved as saving
 from exporter.core.ledger import Ledger, Slot
@@ -61,7 +62,7 @@ _UNTOLD = (None, "untyped", "unknown")
 _LEFT_OUT = Ignored()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Model:
     """What the children of one histogram have in common: the rules they feed, and of each line its part.
 
@@ -118,7 +119,7 @@ class Totals:
             rule.key: [] for rule in source_map.rules if rule.internal
         }
         self._gauges: dict[tuple[str, Series], GaugeSlot] = {}
-        self._models: list[Model] = []
+        self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
 
@@ -331,7 +332,7 @@ class Totals:
         if parts is None:
             return None
         model = Model(known.kind, tuple(rules), parts)
-        self._models.append(model)
+        self._models.add(model)
         return model
 
     def _fed_by(self, name: str) -> tuple[tuple[str, int], ...]:

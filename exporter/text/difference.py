@@ -19,8 +19,7 @@ Between two reads every known line is in one block. To find the block of a line,
 an index of numbers that say metric and labels; to find the block that begins with a line, a table of the hashes of
 their first identities. Neither holds a copy of bytes; both only say where to look.
 
-A first read takes each histogram child whole (`_child`) where its lines are those of the child before with other
-labels.
+A first read takes each histogram child whole where its lines are those of another one with other labels (`child.py`).
 """
 
 from __future__ import annotations
@@ -47,8 +46,10 @@ TOGETHER = 16
 """Lines of a block that are no histogram child: what one changed value costs, against what a block costs."""
 JOINT = 32 << 10
 """Bytes of a chunk that are put together with the rest of the one before, so that the whole chunk is not copied."""
-COMMENTS = 128
-"""Lines of a block of comments."""
+MOST, SIZE = 256, 128 << 10
+"""Lines and bytes of any block at most: an upstream does not decide how much is put together before it is looked at."""
+REMEMBERED = 10_000
+"""Lines that vanished are remembered as many as there are live ones, and so many at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Loose:
         if self.family != last.family or self.until != last.until:
             return False
         if self.known is None or last.known is None:
-            return self.known is last.known and lines < COMMENTS
+            return self.known is last.known
         if self.known.kind is None or self.known.kind != last.known.kind:
             return False
         return self.child == last.child or not (self.bucket or last.bucket or lines >= TOGETHER)
@@ -132,6 +133,7 @@ class Difference:
         self._cursor = 0
         self._order: list[Block | list[Loose]] = []  # the body so far, where it is not
         self._run: list[Loose] = []  # the block that is being made
+        self._run_size = 0
         self._loose: dict[bytes, Loose] = {}
         self._loose_keys: dict[int, list[Loose]] = {}
         self._dissolved: list[Block] = []
@@ -166,7 +168,7 @@ class Difference:
         self._sink.begin()
         if openmetrics != self._openmetrics:  # what was right in one format need not be right in the other
             self._openmetrics = openmetrics
-            for block in self._blocks:
+            for block in (*self._blocks, *self._remembered):
                 self._dissolve(block)
         if self._torn:
             self._leave()
@@ -212,6 +214,7 @@ class Difference:
         if self._repeats:
             self._sink.drop("duplicate", self._repeats)
         self._parser.forget()
+        self._begin_body()
         if not self._sink.end():
             self._forget_everything()
         self._sink.verify()
@@ -265,7 +268,7 @@ class Difference:
     # -- blocks that are known ------------------------------------------------------------------------------------
 
     def _skip(self, buffer: bytes, at: int) -> int:
-        """Pass over blocks that are the same, byte for byte: 3 µs each with a look at every line, 0.5 with this."""
+        """Pass over blocks that are the same, byte for byte: 20,425 lines in 1.7 ms, where splitting them takes 3."""
         read, cursor = self._read, self._cursor
         for block in islice(self._blocks, cursor, None):
             raw = block.raw
@@ -460,10 +463,8 @@ class Difference:
         named = sample.line.identity
         for block in self._index[sample.key]:
             if block.read == self._read and not block.dissolved:
-                if block.raw.startswith(named) or b"\n" + named in block.raw:
-                    named_otherwise = [identity for identity in block.identities() if identity == named]
-                    if named_otherwise:
-                        return True
+                if named in block.raw and named in block.identities():
+                    return True
                 if any(self._same(sample, line) for line in block.lines()):
                     return True
         return False
@@ -526,11 +527,23 @@ class Difference:
         for block in (*self._blocks, *self._remembered):
             if block.family == base and block.read != self._read and not block.dissolved:
                 if block.known is not None:
-                    block.known.vanished()
+                    if not block.until:
+                        block.known.vanished()
                     block.known.forgotten(block.identities())
                 self._remembered.pop(block, None)
                 self._drop(block)
                 block.dissolved = True
+        for loose in list(self._loose.values()):
+            if loose.family == base and loose.read != self._read and loose.known is not None:
+                if not loose.until:
+                    loose.known.vanished()
+                loose.known.forgotten([loose.identity])
+                del self._loose[loose.identity]
+        self._loose_keys = {
+            key: left
+            for key, lines in self._loose_keys.items()
+            if (left := [loose for loose in lines if loose.identity in self._loose])
+        }
         self._children.clear()
         self._leave()
 
@@ -538,14 +551,17 @@ class Difference:
 
     def _append(self, loose: Loose) -> None:
         """The line is the next one of the body."""
-        if self._run and not loose.fits(self._run[-1], len(self._run)):
+        run = self._run
+        full = len(run) >= MOST or self._run_size + len(loose.line) > SIZE
+        if run and (full or not loose.fits(run[-1], len(run))):
             self._close()
         self._run.append(loose)
+        self._run_size += len(loose.line)
 
     def _close(self) -> None:
         """The block that is being made is whole."""
         if self._run:
-            run, self._run = self._run, []
+            run, self._run, self._run_size = self._run, [], 0
             self._order.append(run if any(_waits(loose) for loose in run) else self._make(run))
 
     def _make(self, run: list[Loose]) -> Block:
@@ -700,11 +716,14 @@ class Difference:
         for block in list(self._remembered):
             if block.until > now:
                 self._expiry = min(self._expiry, block.until)
-                continue
-            del self._remembered[block]
-            assert block.known is not None  # noqa: S101 - comments are not remembered
-            block.known.forgotten(block.identities())
-            self._drop(block)
+            else:
+                self._forget(block)
+
+    def _forget(self, block: Block) -> None:
+        del self._remembered[block]
+        assert block.known is not None  # noqa: S101 - comments are not remembered
+        block.known.forgotten(block.identities())
+        self._drop(block)
 
     def _install(self) -> None:
         """What was read is the last body now."""
@@ -720,7 +739,12 @@ class Difference:
                 self._types.update(block.types)
             elif block.known is REPEATED:
                 self._repeats += len(block.ends)
-        self._samples = self._lines - sum(block.samples for block in self._remembered)
+        remembered = sum(block.samples for block in self._remembered)
+        self._samples = self._lines - remembered
+        while remembered > max(self._samples, REMEMBERED):
+            oldest = next(iter(self._remembered))
+            remembered -= oldest.samples
+            self._forget(oldest)
 
     def _whole(self, blocks: list[Block]) -> list[Block]:
         """The blocks, new ones made one with what they are a piece of."""

@@ -22,7 +22,7 @@ from exporter.catalogue import families
 from exporter.core.errors import ReadError
 from exporter.core.mapping import SourceMap
 from exporter.core.total import Totals
-from exporter.core.types import SeriesTable
+from exporter.core.types import Samples, SeriesTable
 from exporter.text.difference import Difference
 
 MANY_WAYS = (
@@ -207,9 +207,9 @@ class Pair:
             certain = self.end()
         self.plain.read(body, openmetrics=openmetrics, whole=not cut)
         if not cut:
-            self.compare()
+            shown = self.compare()
             if self.style == "plain" and certain:
-                self.compare_gauges(body)
+                self.compare_gauges(body, shown)
 
     def end(self) -> bool:
         """The body is whole. False: two servers take turns, and nothing of it is shown."""
@@ -220,18 +220,18 @@ class Pair:
             return False
         return True
 
-    def compare(self) -> None:
-        ours, theirs = (
-            {series.prefix: value for series, value in totals.samples(1 << 30)} for totals in (self.ours, self.theirs)
-        )
+    def compare(self) -> Samples:
+        shown, reference = (totals.samples(1 << 30) for totals in (self.ours, self.theirs))
+        ours, theirs = ({series.prefix: value for series, value in samples} for samples in (shown, reference))
         assert ours == theirs
         for name in ("by_key", "by_model"):
             assert self.ours.internal(name) == self.theirs.internal(name)
         assert self.reader.samples >= len(self.plain._lines) - len(self.plain._gone)
         for reason in ("value", "limit", "type", "histogram"):
             assert self.ours.dropped[reason] == self.theirs.dropped[reason], reason
+        return shown
 
-    def compare_gauges(self, body: bytes) -> None:
+    def compare_gauges(self, body: bytes, samples: Samples) -> None:
         """Against prometheus-client, which is right where a body is plain and a gauge only has to be added up."""
         sums: dict[str, float] = {}
         seen = set()
@@ -243,7 +243,7 @@ class Pair:
                     if -inf < sample.value < inf:
                         model = sample.labels["model"]
                         sums[model] = sums.get(model, 0.0) + sample.value
-        shown = {series.get("model"): v for series, v in self.ours.samples(1 << 30) if "running" in series.family.name}
+        shown = {series.get("model"): v for series, v in samples if series.family.name == "llm_requests_running"}
         assert shown.keys() == sums.keys()
         assert all(abs(shown[model] - sums[model]) <= 1e-6 * abs(sums[model]) for model in sums)
 

@@ -1,0 +1,126 @@
+"""What reading costs beside what everybody knows, in one run: `python tests/bench/quick.py [--gate]`.
+
+CPU milliseconds of the reader and its totals for bodies of 20,425 series (bodies.py), as ratios to `bytes.split` of the
+same body and to prometheus-client's parser, and to the last release where the repository has one (a tag `v*`). With
+`--gate` it fails where a ratio is worse than it must be: a third more than was measured when the gate was set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bodies import Bodies
+from reading import read, reader
+
+HERE = Path(__file__).resolve().parent
+READS = 8
+SPLITS = {"first read": 42.0, "1 % changed": 1.2, "10 % changed": 3.0, "100 % changed": 9.0}
+"""What a reading may cost at most, in `bytes.split` of the same body."""
+CLIENT = 100.0
+"""How often a body of which a tenth changed can be read at least while prometheus-client parses it once."""
+RELEASE = 1.15
+"""What a reading may cost at most, in the same of the last release."""
+
+
+def least(step: Callable[[], object], times: int) -> float:
+    """CPU milliseconds of the cheapest of several."""
+    taken = []
+    for _ in range(times):
+        began = time.process_time()
+        step()
+        taken.append((time.process_time() - began) * 1000)
+    return min(taken)
+
+
+def readings() -> dict[str, float]:
+    """CPU milliseconds of each kind of reading."""
+    figures: dict[str, float] = {}
+    for percent in (1, 10, 100):
+        bodies = Bodies("M", percent)
+        _, difference = reader()
+        first = read(difference, bodies.next())
+        figures["first read"] = min(first, figures.get("first read", first))
+        later = [read(difference, bodies.next()) for _ in range(READS)]
+        figures[f"{percent} % changed"] = sorted(later)[len(later) // 2]
+    return figures
+
+
+def prometheus_client(body: bytes) -> None:
+    """What most exporters in Python do with a body."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    for family in text_string_to_metric_families(body.decode()):
+        for _ in family.samples:
+            pass
+
+
+def last_release() -> tuple[str, dict[str, float]] | None:
+    """The newest tag `v*` and its readings, by the same benchmark over its code; None where there is none yet."""
+    tags = subprocess.run(
+        ["git", "tag", "--list", "v*", "--sort=-v:refname"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    if not tags.stdout.strip():
+        return None
+    tag = tags.stdout.split()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", tag, "exporter"], cwd=HERE.parents[1], capture_output=True, check=True
+        )
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        told = subprocess.run(
+            [sys.executable, __file__, "--json"],
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            check=True,
+        )
+    return tag, json.loads(told.stdout)
+
+
+def main() -> int:
+    """Measure, print the table, and say what is worse than it must be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gate", action="store_true", help="fail where a ratio is worse than it must be")
+    parser.add_argument("--json", action="store_true", help="the readings alone")
+    given = parser.parse_args()
+    figures = readings()
+    if given.json:
+        print(json.dumps(figures))
+        return 0
+    body = Bodies("M", 10).next()
+    split = least(lambda: body.split(b"\n"), 20)
+    client = least(lambda: prometheus_client(body), 2)
+    release = last_release()
+    named = f"to {release[0]}" if release else "to the last release (none yet)"
+    worse = []
+    print(f"| M, 20,425 series, 7.9 MB | CPU ms | to bytes.split | prometheus-client to it | {named} |")
+    print("| --- | --- | --- | --- | --- |")
+    for what, took in figures.items():
+        before = release[1][what] if release else None
+        print(
+            f"| {what} | {took:.2f} | {took / split:.2f} | {client / took:.0f} | {took / before:.2f} |"
+            if before
+            else f"| {what} | {took:.2f} | {took / split:.2f} | {client / took:.0f} | – |"
+        )
+        if took / split > SPLITS[what]:
+            worse.append(f"{what}: {took / split:.2f} times bytes.split, must be at most {SPLITS[what]}")
+        if before and took / before > RELEASE:
+            worse.append(f"{what}: {took / before:.2f} times the last release's, must be at most {RELEASE}")
+    print(f"| bytes.split | {split:.2f} | 1 | | |\n| prometheus-client | {client:.0f} | {client / split:.0f} | 1 | |")
+    if client / figures["10 % changed"] < CLIENT:
+        worse.append(
+            f"prometheus-client takes {client / figures['10 % changed']:.0f} times as long, must be {CLIENT:.0f}"
+        )
+    print("\n".join(worse), file=sys.stderr)
+    return int(given.gate and bool(worse))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
