@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.core.errors import ReadError
-from exporter.text.difference import Difference, Limits
+from exporter.text import difference
+from exporter.text.difference import MOST, TOGETHER, Difference, Limits
 from exporter.text.parse import Line, parse
 from exporter.text.sink import Known
 
@@ -55,11 +56,12 @@ class Lasts:
         return self.split(lines)
 
     def vanished(self) -> float:
-        return 0.0
+        return self.sink.worth
 
     def returned(self) -> None: ...
 
-    def forgotten(self, identities: Iterable[bytes]) -> None: ...
+    def forgotten(self, identities: Iterable[bytes]) -> None:
+        self.sink.forgotten += len(list(identities))
 
 
 class Values:
@@ -71,6 +73,8 @@ class Values:
         self.known: dict[Series, float] = {}
         self.dropped = 0
         self.opened = 0
+        self.worth = 0.0  # seconds for which lines are remembered
+        self.forgotten = 0
 
     def wants(self, name: str) -> bool:
         return True
@@ -282,3 +286,65 @@ def test_memory_follows_what_is_live() -> None:
     assert len(reader.difference) == 10
     assert len(reader.difference._types) == 1
     assert sys.getsizeof(reader.sink) < 1000
+
+
+def test_a_child_of_very_many_buckets_is_read_in_several_blocks() -> None:
+    reader = Reader()
+    for read in range(3):
+        body = b"".join(b'h_bucket{le="%d"} %d\n' % (le, le + read) for le in range(2_000))
+        reader.read(body, 1000)
+        assert reader.values(body) == strictly(body)
+        assert max(len(block.ends) for block in reader.difference._blocks) <= MOST
+
+
+def test_no_more_lines_are_remembered_than_are_live_however_many_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference, "REMEMBERED", 50)
+    reader = Reader()
+    reader.sink.worth = 3600.0
+    for read in range(100):
+        lines = b"".join(b'a{x="%d"} 1\n' % (read * 20 + line) for line in range(20))
+        reader.read(b"b 1\n" + lines)
+        assert len(reader.difference) <= 21 + 50 + TOGETHER
+    assert reader.sink.forgotten > 1_500
+
+
+def test_lines_of_a_family_whose_type_changed_are_opened_anew_though_their_block_was_taken_apart() -> None:
+    reader = Reader()
+    reader.read(b'a_total{x="1"} 1\na_total{x="2"} 1\na_total{x="3"} 1\n# TYPE a_total counter\n')
+    opened = reader.sink.opened
+    reader.read(b'a_total{x="2"} 1\n# TYPE a_total gauge\na_total{x="1"} 1\na_total{x="3"} 1\n')
+    assert reader.sink.opened == opened + 2
+    assert reader.sink.type == "gauge"
+
+
+def test_what_one_format_allows_the_other_need_not() -> None:
+    reader = Reader()
+    reader.read(b"a 1 1395066363000.5\n# EOF\n", openmetrics=True)
+    with pytest.raises(ReadError, match="whole milliseconds"):
+        reader.read(b"a 1 1395066363000.5\n# EOF\n")
+    reader.read(b"a 1 1395066363000\n# EOF\n")
+
+
+def test_the_same_series_in_other_bytes_is_the_same_series() -> None:
+    reader = Reader()
+    reader.read(b'a{x="1",y="2"} 1\n')
+    for other in (
+        b'a{y="2",x="1"} 2\n',
+        b'a{ x="1", y="2", } 3\n',
+        b'a{x="1",y="2",z=""} 4\n',
+        b'{"a",x="1",y="2"} 5\n',
+    ):
+        reader.read(other)
+    assert reader.sink.opened == 1
+    assert set(reader.sink.known.values()) == {5.0}
+
+
+def test_a_malformed_value_is_told_with_its_line_wherever_its_block_is_known() -> None:
+    reader = Reader()
+    body = b"".join(b'a{x="%d"} 1\n' % line for line in range(40))
+    for _ in range(3):
+        reader.read(body)
+    for place in (0, 17, 39):
+        with pytest.raises(ReadError, match=f"line {place + 1} in a line of a: not a number"):
+            reader.read(body.replace(b'"%d"} 1' % place, b'"%d"} 1.2.3' % place))
+        reader.read(body)
