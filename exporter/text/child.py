@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.text.again import Sample
+from exporter.text.block import MISS, MORE, WIDER
 
 LEAST = 4
 """Lines of a child that is worth it."""
@@ -56,6 +57,23 @@ class Child:
             names.append(name)
         child = Child(tuple(names), tuple(boundaries), model)
         return child if child.heads(first) == list(heads) else None
+
+    def meet(self, sample: Sample, buffer: bytes, at: int, *, final: bool) -> tuple[int, tuple[int, ...], list[bytes]]:
+        """Whether the child of this first line stands at `at`, whole; MISS and MORE as `Block.meet`.
+
+        Where it ends, and for each line where what names it ends, and the text behind.
+        """
+        heads = self.heads(sample)
+        most = sum(map(len, heads)) + 2 * WIDER * len(heads)
+        lines = buffer[at : at + most].split(b"\n", len(heads))
+        rest = lines.pop()
+        if not all(map(bytes.startswith, lines, heads)):
+            return MISS, (), []
+        if len(lines) < len(heads):
+            return (MORE if at + most > len(buffer) and not final else MISS), (), []
+        ends = tuple(map(len, heads))
+        after = min(at + most, len(buffer)) - len(rest)
+        return after, ends, [line[end:] for line, end in zip(lines, ends, strict=True)]
 
     def heads(self, sample: Sample) -> list[bytes]:
         """What names the lines of the child whose first line this is."""

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.core.errors import ReadError
-from exporter.text import difference
-from exporter.text.difference import MOST, TOGETHER, Difference, Limits
+from exporter.text import shelf
+from exporter.text.body import MOST
+from exporter.text.difference import Difference, Limits
+from exporter.text.loose import TOGETHER
 from exporter.text.parse import Line, parse
 from exporter.text.sink import Known
 
@@ -298,7 +300,7 @@ def test_a_child_of_very_many_buckets_is_read_in_several_blocks() -> None:
 
 
 def test_no_more_lines_are_remembered_than_are_live_however_many_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(difference, "REMEMBERED", 50)
+    monkeypatch.setattr(shelf, "REMEMBERED", 50)
     reader = Reader()
     reader.sink.worth = 3600.0
     for read in range(100):
