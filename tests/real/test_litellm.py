@@ -16,10 +16,14 @@ PLAN = [("good", 6, False), ("good", 5, True), ("slow", 3, True), ("flaky", 8, F
 REASONS = {503: "unavailable", 500: "server_error", 429: "rate_limited", 401: "auth", 408: "timeout"}
 
 
-async def settled(exporter: Exporter, name: str, value: float, **labels: str) -> stack.Page:
-    """The page once the sum has reached the value, and a read later, when all else that belongs to it is there, too."""
+READ, INSIGHT = 3.0, 17.0
+"""Seconds after which all that belongs to a value is on the page, too; what is worked out from it, every 15 s."""
+
+
+async def settled(exporter: Exporter, name: str, value: float, wait: float = READ, **labels: str) -> stack.Page:
+    """The page once the sum has reached the value, and some time later."""
     await exporter.until(name, value, 60.0, **labels)
-    await asyncio.sleep(3.0)
+    await asyncio.sleep(wait)
     return await asyncio.to_thread(exporter.page)
 
 
@@ -34,7 +38,7 @@ async def test_totals_equal_what_was_sent_and_answered(exporter: Exporter, proxy
             sent.statuses += books[model].statuses
         books[model] = sent
     total = sum(book.sent for book in books.values())
-    after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + total)
+    after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + total, INSIGHT)
 
     def grew(name: str, **labels: str) -> float:
         return exporter.sum(name, after, **labels) - exporter.sum(name, before, **labels)
@@ -89,7 +93,7 @@ async def test_hits_of_the_response_cache_are_counted_over_what_it_could_answer(
     question = f"the same question at {time.monotonic_ns()}"
     for _ in range(5):
         await drive(proxy.url, "good", 1, same=question)
-    after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 5)
+    after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 5, INSIGHT)
 
     def grew(name: str) -> float:
         return exporter.sum(name, after, model="good") - exporter.sum(name, before, model="good")
@@ -160,7 +164,7 @@ async def test_scores_are_ordered_as_the_faults(exporter: Exporter, proxy: LiteL
     before = exporter.page()
     plan = {"good": 12, "slow": 12, "flaky": 12, "broken": 12}
     await asyncio.gather(*(drive(proxy.url, model, count, stream=model == "slow") for model, count in plan.items()))
-    page = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 48)
+    page = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 48, INSIGHT)
     score = {
         provider: exporter.sum("llm_provider_score", page, provider=provider)
         for provider in ("openai", "hosted_vllm", "deepseek", "mistral")
