@@ -24,6 +24,8 @@ async def settled(exporter: Exporter, name: str, value: float, wait: float = REA
     """The page once the sum has reached the value, and some time later."""
     await exporter.until(name, value, 60.0, **labels)
     await asyncio.sleep(wait)
+    await asyncio.to_thread(exporter.page)  # carries as 0 what is new since the page before
+    await asyncio.sleep(1.0)
     return await asyncio.to_thread(exporter.page)
 
 
