@@ -132,13 +132,14 @@ async def test_time_to_first_token_and_per_output_token_are_what_the_providers_d
     def ledger() -> dict[str, Any]:
         return dict(json.loads(providers.text("/ledger")))
 
+    await asyncio.sleep(5.0)  # so that what others asked for has been looked at
     first, before = ledger(), exporter.page()
     for _ in range(3):  # several reads, each with streams and whole answers
         for model in ("good", "slow"):
             await asyncio.gather(
                 drive(proxy.url, model, 5, stream=True, tokens=60), drive(proxy.url, model, 1, tokens=60)
             )
-    after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 36)
+    after = await settled(exporter, "llm_requests_total", exporter.sum("llm_requests_total", before) + 36, INSIGHT)
     last = ledger()
     tpot = "llm_time_per_output_token_mean_seconds"
     for model in ("good", "slow"):

@@ -106,7 +106,7 @@ class LiteLLM:
         if self._context.clock() - self._listed > LISTED:
             await self._list()
         totals = self._context.totals
-        self._tpot.observe(totals)
+        self._tpot.observe(totals, self._context.clock())
         own += self._deployments.observe(totals, self._listing, self._context.clock())
         own += self._requests_running()
         return Result(own, tuple(self._advice()), self._version)

@@ -12,7 +12,7 @@ from exporter.core.total import Totals
 from exporter.core.types import SeriesTable
 from exporter.sources.litellm import LiteLLM
 from exporter.sources.litellm.deployments import Deployments, Listing
-from exporter.sources.litellm.tpot import Tpot
+from exporter.sources.litellm.tpot import APART, Tpot
 from exporter.text.difference import Difference
 
 
@@ -56,9 +56,9 @@ TPOT = "llm_time_per_output_token_mean_seconds"
 
 def tpot(*reads: dict[str, float]) -> tuple[float, float]:
     proxy, corrected = Proxy(), Tpot()
-    for changes in reads:
+    for turn, changes in enumerate(reads):
         proxy.read(**changes)
-        corrected.observe(proxy.totals)
+        corrected.observe(proxy.totals, turn * APART)
     shown = proxy.shown(TPOT)
     return shown.get(f"{TPOT}_sum", 0.0), shown.get(f"{TPOT}_count", 0.0)
 
