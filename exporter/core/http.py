@@ -25,7 +25,7 @@ SIZE = 4 << 10
 """Bytes of a chunk's size line at most, with its extensions."""
 SLICE, RECEIVE = 64 << 10, 192 << 10
 """Bytes of a body given at once: by default, and at most. Where a piece costs little to take, larger ones cost less in
-all: a known body of 7.9 MB is read in 7.5 ms with the larger, in 10 with the smaller."""
+all: a known body of 7.9 MB is read in 7.5 ms in pieces of 256 KiB, in 10 in those of 64."""
 FEW = 4 << 10
 """Bytes of a chunk, on average, beneath which those received together are given together."""
 KEPT = 50.0

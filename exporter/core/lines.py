@@ -18,7 +18,7 @@ RETENTION = 3600.0
 """Seconds for which a vanished line's last value is remembered."""
 
 RUN = 6
-"""Slots in a row from which on they are added to in one go: 38 of them in 2.0 µs instead of 2.6 one by one."""
+"""Slots in a row from which on they are added to in one go: 38 of them in 1.7 µs instead of 2.1 one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Counters:
         owner.counters.add(self)
 
     def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:
-        """Differences are taken, looked at and added in C: one pass over 38 lines takes 3 µs, a loop over them 9."""
+        """Differences are taken, looked at and added in C: 38 lines take 4.5 µs."""
         last = self.last
         if places is not None:
             gains = list(map(sub, values, map(last.__getitem__, places)))

@@ -2,7 +2,7 @@
 
 The lines of one key in all families have the same label set, and those of a histogram's buckets differ in `le` alone.
 What the strict parser found in the bytes between the braces holds wherever the same bytes stand between braces again.
-A first read of 20,425 lines: 11 µs a line with the strict parser alone, 1.2 with this.
+The strict parser takes 11 µs a line.
 """
 
 from __future__ import annotations
@@ -110,4 +110,6 @@ class Parser:
         end = len(line) - len(behind.lstrip(b" \t"))
         labels = tuple(label for label in parsed.labels if label[0] != "le")
         labels_key = hash(frozenset(label for label in labels if label[1]))
-        return Sample(parsed, end, labels, labels_key, hash((parsed.name, labels_key)))
+        le = dict(parsed.labels).get("le", "").encode()
+        plain = le == b"+Inf" or (le and not le.translate(None, PLAIN))  # written in one way only
+        return Sample(parsed, end, labels, labels_key, hash((parsed.name, labels_key)), le if plain else None)

@@ -24,6 +24,9 @@ PLAIN = b"0123456789.eE+-"
 OFTEN = 1
 """A block that changed within so many reads before has a form, which takes as much memory as its bytes."""
 
+MOST, SIZE = 256, 128 << 10
+"""Lines and bytes of any block at most: an upstream does not decide how much is put together before it is looked at."""
+
 WIDER = 24
 """Bytes by which a value may grow until its block is taken apart."""
 
@@ -101,6 +104,8 @@ class Block:
         if self.known is None or block.known is None or self.family != block.family:
             return False
         if self.known.kind is None or self.known.kind != block.known.kind:
+            return False
+        if len(self.ends) + len(block.ends) > MOST or len(self.raw) + len(block.raw) > SIZE:
             return False
         if b"_bucket{" in self.head or b"_bucket{" in block.head:
             return self.child is not None and self.child == block.child
@@ -210,5 +215,5 @@ def numbers(texts: Sequence[bytes]) -> list[float] | None:
 
 
 def are_numbers(texts: Sequence[bytes]) -> bool:
-    """Whether all are plain and numbers: for lines whose values nobody wants. 2 µs for 38, where `numbers` takes 7."""
+    """Whether all are plain and numbers: for values that nobody wants. 38 take 3.6 µs, with `numbers` 6.9."""
     return _are_numbers(b" ".join(texts)) is not None

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from exporter.text.block import Block
+from exporter.text.block import MOST, SIZE, Block
 from exporter.text.loose import Loose, LooseLines
 from exporter.text.shelf import Shelf
 from exporter.text.sink import Known
-
-MOST, SIZE = 256, 128 << 10
-"""Lines and bytes of any block at most: an upstream does not decide how much is put together before it is looked at."""
 
 
 class Body:

@@ -486,7 +486,7 @@ class Difference:
     def _take_child(self, body: Body, sample: Sample, buffer: bytes, at: int, *, wanted: bool, final: bool) -> int:
         """Take a whole histogram child whose lines are those of another one with other labels, or MISS, or MORE.
 
-        First read of 20,425 series: 190 ms line by line, 45 with this.
+        First read of 20,425 series: 530 ms line by line, 96 with this.
         """
         name = sample.line.name.encode()
         child = self._children.get(name)

@@ -34,7 +34,7 @@ def heading(family: Family, format: Format, help_of: HelpOf = _HELP) -> bytes:  
 class Sheet:
     """One target's lines as they stand on the page, by family; of those, what has not changed is not written again.
 
-    Lines are kept in pieces of PIECE: a page of 5,000 series with a tenth changed takes 0.3 ms, written anew 2.7.
+    Lines are kept in pieces of PIECE: a page of 5,000 series with a tenth changed takes 0.3 ms, written anew 1.4.
     """
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.core.errors import ReadError
-from exporter.text import shelf
-from exporter.text.body import MOST
+from exporter.text import again, shelf
+from exporter.text.block import MOST
 from exporter.text.difference import Difference, Limits
 from exporter.text.loose import TOGETHER
-from exporter.text.parse import Line, parse
+from exporter.text.parse import Line, parse, parse_line
 from exporter.text.sink import Known
 
 CAPTURES = sorted(
@@ -350,3 +350,22 @@ def test_a_malformed_value_is_told_with_its_line_wherever_its_block_is_known() -
         with pytest.raises(ReadError, match=f"line {place + 1} in a line of a: not a number"):
             reader.read(body.replace(b'"%d"} 1' % place, b'"%d"} 1.2.3' % place))
         reader.read(body)
+
+
+def test_pieces_of_a_large_child_are_not_made_one_beyond_what_a_block_may_be() -> None:
+    reader = Reader()
+    for le in range(0, 2_000, 100):
+        body = b"".join(b'h_bucket{le="%d"} 1\n' % bound for bound in range(2_000) if bound != le)
+        reader.read(body)
+        assert reader.values(body) == strictly(body)
+        assert max(len(block.ends) for block in reader.difference._blocks) <= MOST
+
+
+def test_a_first_read_of_lines_that_only_the_strict_parser_takes_is_not_quadratic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed = []
+    monkeypatch.setattr(again, "parse_line", lambda line, **how: parsed.append(line) or parse_line(line, **how))
+    reader = Reader()
+    reader.read(b"".join(b'h_bucket{le="%d"} 1\r\n' % le for le in range(1_000)))
+    assert len(parsed) <= 2_000
