@@ -100,7 +100,7 @@ class Watch:
 
     async def read(self) -> Reading:
         """Read once and publish what came of it. Never raises but when cancelled."""
-        began, worked = time.monotonic(), time.process_time()
+        began, worked = time.monotonic(), time.thread_time()
         try:
             async with asyncio.timeout(self._timeout):
                 result = await self._source.read()
@@ -117,8 +117,8 @@ class Watch:
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
         self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
-        # what this process worked meanwhile, for whatever target, is no time of the upstream's
-        self.health.interval = interval_in_force(self._configured, reading.seconds - (time.process_time() - worked))
+        # what the loop worked meanwhile, for whatever target, is no time of the upstream's
+        self.health.interval = interval_in_force(self._configured, reading.seconds - (time.thread_time() - worked))
         if self._refusals:
             wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])
             self.health.interval = max(self.health.interval, wait)
