@@ -29,6 +29,7 @@ EXAMPLE = """\
 
 listen: 0.0.0.0:9400                       # :9400 when left out, on all addresses
 interval: 5s                               # between two reads of a target
+intervals: {nats: 1s}                      # of all targets of a source
 timeout: 10s                               # for one read, in all
 detect: false                              # true: also find what runs on this machine
 reload: true                               # POST /-/reload reads this file anew
@@ -48,7 +49,8 @@ targets:
     keep: [team_alias]                     # an upstream label to keep: top 20, the rest `other`
     exclude: [llm_gateway_overhead_seconds]
   - source: litellm
-    url: [http://gw-1:4000, http://gw-2:4000]   # one target each
+    url: [https://gw-1:4000, https://gw-2:4000]   # one target each
+    tls: {ca_file: ca.pem, cert_file: exporter.pem, key_file: exporter.key}   # what is trusted, and who we are
     api_key_env: LITELLM_API_KEY
     compression: true                      # gzip, where the network is what is scarce
 

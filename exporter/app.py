@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -34,6 +36,9 @@ from exporter.text.difference import Difference, Limits
 from exporter.text.negotiate import Format
 from exporter.web.server import TargetView, application, serve
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 LOOK_AGAIN = 15.0
 """Seconds between two looks for upstreams that were not found on this machine."""
 LOOK_TIMEOUT = 3.0
@@ -50,15 +55,16 @@ def assemble(
     store: Store | None,
     *,
     everything: bool = False,
+    found: Callable[[Sequence[TargetConfig]], None] = lambda _: None,
 ) -> Watch:
     """The parts that watch a target, put together; the target is on the board from now on.
 
     Without a store nothing is remembered, as at a first start. With `everything` the upstream is asked for all that it
-    has, also what is not mapped.
+    has, also what is not mapped. `found` is told the targets that the target's own upstream knows of.
     """
     kind = sources()[target.source]
     table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
-    saved, from_zero = store.load(target.target_name, target.url) if store is not None else (None, False)
+    saved, from_zero = store.load(target.target_name, target.place) if store is not None else (None, False)
     totals = Totals(
         source_map(target.source),
         table,
@@ -68,18 +74,18 @@ def assemble(
         from_zero=from_zero,
     )
     reader = Difference(totals, Limits(body=config.limits.body))
-    upstream = Upstream(client, target.url, _key_of(target), compression=target.compression)
+    upstream = Upstream(client, target.url, _key_of(target), compression=target.compression, tls=_tls_of(target))
     score = config.score
     settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
     health = Health(target.source, target.target_name, target.labels)
     board.watch(health)
     return Watch(
-        kind(target, Context(upstream, table, totals, reader, everything)),
+        kind(target, Context(upstream, table, totals, reader, everything, found=found, newest=board.newest)),
         totals,
         reader,
         Insight(settings, table),
-        url=target.url,
-        interval=target.interval or config.interval,
+        url=target.place,
+        interval=config.interval_of(target),
         timeout=target.timeout or config.timeout,
         exclude=frozenset(target.exclude),
         max_series=config.limits.series,
@@ -102,9 +108,22 @@ def _key_of(target: TargetConfig) -> Callable[[], str | None]:
     return key
 
 
+def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
+    """What TLS is done with, read once it is needed; files that cannot be used are the target's failure."""
+
+    @cache
+    def context() -> SSLContext | None:
+        try:
+            return None if target.tls is None else target.tls.context()
+        except OSError as error:
+            raise ReadError("connect", f"{target.target_name}: the files of tls cannot be used: {error}") from None
+
+    return context
+
+
 def _common(config: Config) -> tuple[object, ...]:
     """What the configuration says of all targets alike."""
-    return config.interval, config.timeout, config.limits, config.score
+    return config.interval, config.intervals, config.timeout, config.limits, config.score
 
 
 @dataclass(slots=True)
@@ -115,6 +134,7 @@ class Watched:
     watch: Watch
     task: asyncio.Task[None]
     found: bool  # by detection, not by configuration
+    parent: str | None = None  # the target whose upstream knows of it
 
 
 class App:
@@ -162,7 +182,7 @@ class App:
         return TargetView(
             name=health.target,
             source=health.source,
-            url=config.url,
+            url=config.place,
             state="waiting" if reading is None else "up" if reading.ok else "down",
             error=reading.error if reading else "",
             interval=health.interval,
@@ -248,6 +268,10 @@ class App:
         """Watch what is configured: what is unchanged goes on, unless all begin `anew`; the rest stops or starts."""
         wanted = {target.target_name: target for target in config.targets}
         for name, watched in list(self._targets.items()):
+            if watched.parent is not None:
+                if name in wanted:
+                    self._stop(name)
+                continue  # it stays and stops with its parent
             stays = watched.found and config.detect and name not in wanted
             if anew or not (stays or watched.config == wanted.get(name)):
                 self._stop(name)
@@ -265,17 +289,40 @@ class App:
                 self._start(target)
 
     def _stop(self, name: str) -> None:
-        watched = self._targets.pop(name)
+        watched = self._targets.pop(name, None)
+        if watched is None:
+            return  # it was stopped with its parent
+        self._children(name, ())
         watched.watch.save()
         watched.task.cancel()
         self.board.drop(name)
 
-    def _start(self, target: TargetConfig, *, written: TargetConfig | None = None, found: bool = False) -> None:
+    def _children(self, parent: str, targets: Sequence[TargetConfig]) -> None:
+        """Watch the targets that another one's upstream knows of, and no longer those that it has forgotten."""
+        wanted = {target.target_name: target for target in targets}
+        for name, watched in list(self._targets.items()):
+            if watched.parent == parent and watched.config != wanted.get(name):
+                self._stop(name)
+        if parent in self._targets:
+            for name, target in wanted.items():
+                if name not in self._targets and name not in self._unrecognised:
+                    self._start(target, parent=parent)
+
+    def _start(
+        self,
+        target: TargetConfig,
+        *,
+        written: TargetConfig | None = None,
+        found: bool = False,
+        parent: str | None = None,
+    ) -> None:
         assert self._client is not None  # noqa: S101 - made before anything is started
         assert self._group is not None  # noqa: S101 - the same
-        watch = assemble(self.config, target, self._client, self.board, self._store)
-        task = self._group.create_task(watch.run(), name=target.target_name)
-        self._targets[target.target_name] = Watched(written or target, watch, task, found)
+        name = target.target_name
+        children = partial(self._children, name)
+        watch = assemble(self.config, target, self._client, self.board, self._store, found=children)
+        task = self._group.create_task(watch.run(), name=name)
+        self._targets[name] = Watched(written or target, watch, task, found, parent)
 
     # -- finding what runs here ----------------------------------------------------------------------------------
 
@@ -283,7 +330,7 @@ class App:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
         for name, (target, health) in list(self._unrecognised.items()):
-            problems = {kind: await self._problem_with(source, target.url) for kind, source in sources().items()}
+            problems = {kind: await self._problem_with(source, target) for kind, source in sources().items()}
             if self._unrecognised.get(name) != (target, health):
                 continue  # another configuration has come meanwhile
             kind = next((kind for kind, problem in problems.items() if problem is None), None)
@@ -297,28 +344,29 @@ class App:
             self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=error))
         if not self.config.detect:
             return
-        watched = {known.config.url for known in self._targets.values()}
+        watched = {url for known in self._targets.values() if (url := known.config.url)}
+        places = {(known.config.source, known.config.place) for known in self._targets.values()}
         for kind, source in sources().items():
             for target in source.candidates(self._environ):
-                if target.target_name in self._targets or target.url in watched:
+                if target.target_name in self._targets or target.url in watched or (kind, target.place) in places:
                     continue
-                problem = await self._problem_with(source, target.url)
+                problem = await self._problem_with(source, target)
                 if problem is None:
-                    log.info("found", source=kind, url=target.url)
+                    log.info("found", source=kind, url=target.place)
                     self._start(target, found=True)
                 else:
                     self._missing[target.target_name] = f"{kind}: {problem}"
                     if first:
                         log.info("not found, will be looked for again", source=kind, problem=problem)
 
-    async def _problem_with(self, source: type[Source], url: str) -> str | None:
+    async def _problem_with(self, source: type[Source], target: TargetConfig) -> str | None:
         """Why this is no such source, or None where it is."""
         assert self._client is not None  # noqa: S101 - made before anything is looked for
         try:
             async with asyncio.timeout(LOOK_TIMEOUT):
-                known = await source.recognise(Upstream(self._client, url))
+                known = await source.recognise(Upstream(self._client, target.url, tls=_tls_of(target)), target)
         except ReadError as error:
             return str(error)
         except TimeoutError:
-            return f"{url}: no answer within {LOOK_TIMEOUT:g} s"
-        return None if known else f"{url}: something else answers there"
+            return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
+        return None if known else f"{target.place}: something else answers there"

@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         known.add_argument("--config", type=Path, metavar="FILE", help="YAML file; without it, what runs here is found")
         known.add_argument("--listen", metavar="[HOST]:PORT", help="address to serve on (default :9400, all addresses)")
         known.add_argument("--interval", metavar="TIME", help="time between reads of a target (default 5s)")
+        known.add_argument("--metrics-url", metavar="URL", help="a Dynamo frontend to read, too")
+        known.add_argument("--metrics-interval", metavar="TIME", help="time between reads of Dynamo (default 3s)")
+        known.add_argument("--nats-interval", metavar="TIME", help="time between reads of NATS (default 2s)")
         known.add_argument("--state-directory", type=Path, metavar="DIR", help="where totals are kept over restarts")
         known.add_argument("--enable-reload", action="store_true", default=absent, help="allow POST /-/reload")
         known.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
@@ -87,10 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     flags = _flags(options)
+    intervals: Mapping[str, float] = flags.pop("intervals", {})  # type: ignore[assignment]  # as the model has it
 
     def configured() -> Config:
         config = load(options.config) if options.config is not None else Config(detect=True)
-        return config.model_copy(update=flags)
+        more = {"targets": (*config.targets, *_frontend(options)), "intervals": {**config.intervals, **intervals}}
+        return config.model_copy(update={**flags, **more})
 
     config = configured()
     for kind, source in sources().items():
@@ -123,6 +128,12 @@ def _flags(options: argparse.Namespace) -> dict[str, object]:
         "reload": options.enable_reload,
         "log_level": options.log_level,
         "log_format": options.log_format,
+        "intervals": {
+            kind: _duration(value)
+            for kind, value in (("dynamo", options.metrics_interval), ("nats", options.nats_interval))
+            if value is not None
+        }
+        or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
     try:
@@ -130,6 +141,21 @@ def _flags(options: argparse.Namespace) -> dict[str, object]:
     except ValidationError as error:
         raise _refused(error, "--") from None
     return {name: getattr(checked, name) for name in given}
+
+
+def _duration(text: str) -> str:
+    """A time as people write it who had seconds in their fingers: `3` is `3s`."""
+    return f"{text}s" if text.isdecimal() else text
+
+
+def _frontend(options: argparse.Namespace) -> Sequence[TargetConfig]:
+    """The frontend that a flag names. Raises ConfigError."""
+    if options.metrics_url is None:
+        return ()
+    try:
+        return sources()["dynamo"].at(options.metrics_url, os.environ).parts()
+    except ValidationError as error:
+        raise _refused(error, "--metrics-url: ") from None
 
 
 def _log_to(form: str, level: str) -> None:

@@ -182,20 +182,24 @@ class _Check:
         self, kind: type[TargetConfig], data: dict[str, Any], path: document.Path, url_path: document.Path
     ) -> Iterator[TargetConfig]:
         target = self._valid(kind, data, path, url_path)
-        try:  # the name alone, so that two of a name are found where something else is wrong, too
-            named = TargetConfig.model_validate({key: data[key] for key in ("url", "name") if key in data})
-        except ValidationError:
-            return
-        where = (*path, "name") if "name" in data else url_path
-        name, line = named.target_name, self._root.line_of(where)
-        if name in self._named:
-            self._add(
-                where, f"the same name as the target on line {self._named[name]}: {shown(name)} (write another name)"
-            )
-        else:
-            self._named[name] = line
         if isinstance(target, TargetConfig):
-            yield target
+            parts = target.parts()
+        else:
+            try:  # the name alone, so that two of a name are found where something else is wrong, too
+                named = TargetConfig.model_validate({key: data[key] for key in ("url", "name") if key in data})
+            except ValidationError:
+                return
+            parts = (named,)
+        where = (*path, "name") if "name" in data else url_path
+        line = self._root.line_of(where)
+        for name in (part.target_name for part in parts):
+            if name in self._named:
+                before = self._named[name]
+                self._add(where, f"the same name as the target on line {before}: {shown(name)} (write another name)")
+            else:
+                self._named[name] = line
+        if isinstance(target, TargetConfig):
+            yield from parts
 
     def _valid(
         self, model: type[BaseModel], data: object, path: document.Path, url_path: document.Path = ()

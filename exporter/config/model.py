@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -36,6 +36,9 @@ from exporter.config.values import (
     nearest,
     shown,
 )
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 
 class Section(BaseModel):
@@ -79,8 +82,44 @@ _ONE_OR_MORE_URLS = {"anyOf": [URL_SCHEMA, {"type": "array", "minItems": 1, "ite
 """The loader takes both, and makes a target of each URL."""
 
 
+def _from_here(value: str, info: ValidationInfo) -> str:
+    """A path that begins where the configuration's file lies; a file that is loaded must be there."""
+    if info.context is None:
+        return value
+    path = Path(info.context["directory"]) / value
+    if not path.is_file():
+        raise ValueError(f"no such file: {shown(value)} (write the path of a PEM file)")
+    return str(path)
+
+
+PemFile = Annotated[str, AfterValidator(_from_here)]
+"""A file of certificates or of a key; a path that does not begin with / starts at the configuration's folder."""
+
+
+class Tls(Section):
+    """What is trusted over TLS, and who the exporter is there."""
+
+    ca_file: PemFile | None = Field(default=None, description="Certificates to trust, instead of this machine's own.")
+    cert_file: PemFile | None = Field(default=None, description="The exporter's own certificate, where one is wanted.")
+    key_file: PemFile | None = Field(
+        default=None, description="The key of `cert_file`, where it is not in the same file."
+    )
+
+    def context(self) -> SSLContext:
+        """Raises OSError where a file cannot be read or is no certificate."""
+        import ssl
+
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.cert_file is not None:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
 class TargetConfig(Section):
     """A target that is recognised by what it answers. Each source's own target adds its keys."""
+
+    usual_interval: ClassVar[float | None] = None
+    """Seconds between two reads where nothing else is written; None for what is usual for all."""
 
     source: str = Field(default="auto", description="What kind of thing it is. `auto`: recognised by what it answers.")
     url: Annotated[Url, WithJsonSchema(_ONE_OR_MORE_URLS)] = Field(
@@ -99,6 +138,7 @@ class TargetConfig(Section):
         default=False,
         description="Ask for gzip: spares the network, costs the upstream time. Never asked of this machine.",
     )
+    tls: Tls | None = Field(default=None, description="What is trusted over TLS. Left out: what this machine trusts.")
     labels: dict[LabelName, Text] = Field(
         default={},
         description="Labels to add to every series of the target.",
@@ -122,12 +162,62 @@ class TargetConfig(Section):
 
     @property
     def target_name(self) -> str:
-        """The label `target`: the name, else host:port of the URL."""
-        if self.name is not None:
-            return self.name
-        parts = urlsplit(self.url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        """The label `target`: the name, else host:port of the URL, else the source's name."""
+        return self.name or (host_and_port(self.url) if self.url else self.source)
+
+    @property
+    def place(self) -> str:
+        """Where it is read: what tells two targets of one source apart, whatever their names."""
+        return self.url
+
+    def parts(self) -> Sequence[Self]:
+        """The targets that this entry of a configuration makes."""
+        return (self,)
+
+
+def host_and_port(url: str) -> str:
+    """`host:port` of a URL, with the port that its scheme stands for."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _to_be_had(value: Any, info: ValidationInfo) -> Any:
+    """Of `NAME`, `NAME_file` and `NAME_env` one at most; while a file is loaded, one that is there."""
+    if value is None:
+        return value
+    assert info.field_name is not None  # noqa: S101 - it is a field's validator
+    name = info.field_name.removesuffix("_file").removesuffix("_env")
+    other = next((key for key in (name, f"{name}_file") if info.data.get(key) is not None), None)
+    if other is not None:
+        raise ValueError(f"a second {_called(name)} beside {other} (leave one of them out)")
+    if isinstance(value, SecretStr):
+        plain = value.get_secret_value()
+        if not plain or not plain.isprintable():
+            raise ValueError(f"not a {_called(name)} (write one line of text, or {name}_file)")
+    elif info.context is not None:
+        if info.field_name.endswith("_file") and "/" in value:
+            value = str(Path(info.context["directory"]) / value)
+        read = secret.from_file if info.field_name.endswith("_file") else secret.from_environment
+        try:
+            read(value, info.context["environ"])
+        except SecretError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _called(name: str) -> str:
+    return name.removeprefix("api_")
+
+
+def _had(target: TargetConfig, name: str, environ: Mapping[str, str]) -> str | None:
+    """A secret as it is now, None where none is configured. Raises SecretError; never keeps what it read."""
+    file, variable, value = (getattr(target, key) for key in (f"{name}_file", f"{name}_env", name))
+    if file is not None:
+        return secret.from_file(file, environ)
+    if variable is not None:
+        return secret.from_environment(variable, environ)
+    return value.get_secret_value() if value is not None else None
 
 
 class WithKey(TargetConfig):
@@ -143,36 +233,48 @@ class WithKey(TargetConfig):
     )
     api_key_env: str | None = Field(default=None, description="Environment variable with the key.")
 
-    @field_validator("api_key", "api_key_file", "api_key_env")
-    @classmethod
-    def _to_be_had(cls, value: Any, info: ValidationInfo) -> Any:
-        """One key at most; while a file is loaded, one that is there."""
-        if value is None:
-            return value
-        other = next((key for key in ("api_key", "api_key_file") if info.data.get(key) is not None), None)
-        if other is not None:
-            raise ValueError(f"a second key beside {other} (leave one of them out)")
-        if isinstance(value, SecretStr):
-            plain = value.get_secret_value()
-            if not plain or not plain.isprintable():
-                raise ValueError("not a key (write one line of text, or api_key_file)")
-        elif info.context is not None:
-            if info.field_name == "api_key_file" and "/" in value:
-                value = str(Path(info.context["directory"]) / value)
-            read = secret.from_file if info.field_name == "api_key_file" else secret.from_environment
-            try:
-                read(value, info.context["environ"])
-            except SecretError as error:
-                raise ValueError(str(error)) from None
-        return value
+    _one_key = field_validator("api_key", "api_key_file", "api_key_env")(_to_be_had)
 
     def secret(self, environ: Mapping[str, str] = os.environ) -> str | None:
         """The key as it is now, None where none is configured. Raises SecretError; never keeps what it read."""
-        if self.api_key_file is not None:
-            return secret.from_file(self.api_key_file, environ)
-        if self.api_key_env is not None:
-            return secret.from_environment(self.api_key_env, environ)
-        return self.api_key.get_secret_value() if self.api_key is not None else None
+        return _had(self, "api_key", environ)
+
+
+class WithPassword(TargetConfig):
+    """A target that wants a user and a password."""
+
+    user: Text | None = Field(default=None, description="The user to log in as.")
+    password: SecretStr | None = Field(
+        default=None, description="The password itself. Better: `password_file`, so that this file holds no secret."
+    )
+    password_file: str | None = Field(
+        default=None, description="File with the password, read again each time; found as `api_key_file` is."
+    )
+    password_env: str | None = Field(default=None, description="Environment variable with the password.")
+
+    _one_password = field_validator("password", "password_file", "password_env")(_to_be_had)
+
+    def login(self, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
+        """User and password as they are now, None where no user is configured. Raises SecretError."""
+        return None if self.user is None else (self.user, _had(self, "password", environ) or "")
+
+
+class WithToken(TargetConfig):
+    """A target that wants a token."""
+
+    token: SecretStr | None = Field(
+        default=None, description="The token itself. Better: `token_file`, so that this file holds no secret."
+    )
+    token_file: str | None = Field(
+        default=None, description="File with the token, read again each time; found as `api_key_file` is."
+    )
+    token_env: str | None = Field(default=None, description="Environment variable with the token.")
+
+    _one_token = field_validator("token", "token_file", "token_env")(_to_be_had)
+
+    def secret_token(self, environ: Mapping[str, str] = os.environ) -> str | None:
+        """The token as it is now, None where none is configured. Raises SecretError."""
+        return _had(self, "token", environ)
 
 
 class Limits(Section):
@@ -198,6 +300,11 @@ class Config(Section):
         default=":9400", description="Address to serve on: `:9400` (all addresses), `127.0.0.1:9400`, `[::1]:9400`."
     )
     interval: Duration = Field(default=5.0, description="Time between two reads of a target.")
+    intervals: dict[str, Duration] = Field(
+        default={},
+        description="The same for all targets of a source, by its kind: `{nats: 1s}`. Left out, and with `interval` "
+        "left out: 3s for dynamo, 2s for nats.",
+    )
     timeout: Duration = Field(default=10.0, description="Time that one read of a target may take in all.")
     targets: tuple[SerializeAsAny[TargetConfig], ...] = Field(
         default=(), description="What is read. A plain URL is a target that is recognised by what it answers."
@@ -220,6 +327,11 @@ class Config(Section):
     )
     limits: Limits = Field(default=Limits(), description="What one target may cost at most.")
     score: Score = Field(default=Score(), description="What the score of a provider is computed with.")
+
+    def interval_of(self, target: TargetConfig) -> float:
+        """Seconds between two reads of a target: what is written nearest to it, else what is usual."""
+        usual = None if "interval" in self.model_fields_set else target.usual_interval
+        return target.interval or self.intervals.get(target.source) or usual or self.interval
 
     @property
     def address(self) -> tuple[str | None, int]:

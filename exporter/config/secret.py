@@ -53,7 +53,7 @@ def from_environment(name: str, environ: Mapping[str, str]) -> str:
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # not shown: it may be the secret itself
         raise SecretError("not the name of a variable (write one such as LITELLM_API_KEY)")
     if name not in environ:
-        raise SecretError(f"the variable {name} is not set (set it, or write api_key_file)")
+        raise SecretError(f"the variable {name} is not set (set it, or name a file that holds the secret)")
     return _whole(environ[name], f"the variable {name}")
 
 

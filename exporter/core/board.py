@@ -107,6 +107,11 @@ class Board:
             health.failures[reading.reason] += 1
         self._pages.clear()
 
+    def newest(self, target: str) -> Reading | None:
+        """The newest reading of a target, None where there is none yet."""
+        health = self._targets.get(target)
+        return health.reading if health is not None else None
+
     def refresh(self) -> None:
         """Something beside the readings has changed."""
         self._pages.clear()

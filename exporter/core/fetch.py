@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,10 +24,12 @@ from exporter.core.errors import ReadError
 from exporter.core.http import SLICE, Pool, Take
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from exporter.core.https import Session
 
 JSON_LIMIT = 32 << 20
-"""Bytes of a JSON answer at most."""
+"""Bytes of a JSON answer at most, and of a line of a stream."""
 
 
 class Response(Protocol):
@@ -54,7 +56,7 @@ class Asked:
     url: URL
     place: tuple[str, int]  # host and port
     shown: str  # for messages: without user, password and query
-    head: bytes  # the request line and the host
+    head: bytes  # the request line without its method, and the host
     login: str | None  # what the URL's user and password make of `Authorization`
     local: bool  # on this machine
 
@@ -75,7 +77,7 @@ def _asked(url: str, query: tuple[tuple[str, str], ...]) -> Asked:
     if not host or not port or full.scheme not in ("http", "https"):
         raise ReadError("connect", "not an http or https URL (write http://host:port/path)")
     full = full.with_user(None).with_fragment(None)
-    line = f"GET {full.raw_path_qs} HTTP/1.1\r\nHost: {full.host_port_subcomponent}\r\n".encode("ascii")
+    line = f"{full.raw_path_qs} HTTP/1.1\r\nHost: {full.host_port_subcomponent}\r\n".encode("ascii")
     local = host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]+){3}", host) is not None
     return Asked(full, (host, port), str(full.with_query(None)), line, login, local)
 
@@ -85,23 +87,31 @@ class Client:
 
     def __init__(self) -> None:
         self._plain = Pool()
-        self._tls: Session | None = None
+        self._tls: dict[SSLContext | None, Session] = {}
 
-    def get(self, asked: Asked, headers: dict[str, str]) -> AbstractAsyncContextManager[Response]:
-        """Ask. Raises ReadError (connect, truncated, content)."""
+    def ask(
+        self, asked: Asked, headers: Mapping[str, str], body: bytes | None, trusted: SSLContext | None
+    ) -> AbstractAsyncContextManager[Response]:
+        """Ask by GET, or by POST where there is a body. Raises ReadError (connect, truncated, content).
+
+        `trusted` is for TLS: what is trusted, and who we are; None for what the machine trusts.
+        """
         if asked.url.scheme == "http":
+            method = b"GET " if body is None else b"POST "
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            return self._plain.get(asked.place, asked.head + lines.encode("ascii") + b"\r\n", asked.shown)
-        if self._tls is None:
+            request = b"%b%b%b\r\n%b" % (method, asked.head, lines.encode("ascii"), body or b"")
+            return self._plain.get(asked.place, request, asked.shown)
+        session = self._tls.get(trusted)
+        if session is None:
             from exporter.core.https import Session
 
-            self._tls = Session()
-        return self._tls.get(asked.url, headers, asked.shown)
+            session = self._tls[trusted] = Session(trusted)
+        return session.ask(asked.url, headers, body, asked.shown)
 
     async def close(self) -> None:
         self._plain.close()
-        if self._tls is not None:
-            await self._tls.close()
+        for session in self._tls.values():
+            await session.close()
         await asyncio.sleep(0)  # in which the connections end
 
 
@@ -168,6 +178,20 @@ class Answer:
             await self.into(take)
         return bytes(body)
 
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Each line of a stream as it arrives, of JSON_LIMIT bytes at most. Not of compressed answers."""
+        rest: list[bytes] = []
+        size = 0
+        while piece := await self._response.read():
+            *whole, last = piece.split(b"\n")
+            for line in whole:
+                yield b"".join([*rest, line])
+                rest, size = [], 0
+            rest.append(last)
+            size += len(last)
+            if size > JSON_LIMIT:
+                raise ReadError("too_large", f"{self.url} answers with a line of more than {JSON_LIMIT} bytes")
+
     async def json(self) -> Any:
         """The body as JSON, of JSON_LIMIT bytes at most."""
         body = await self.start(JSON_LIMIT)
@@ -191,21 +215,45 @@ class Upstream:
     """
 
     def __init__(
-        self, client: Client, url: str, key: Callable[[], str | None] = lambda: None, *, compression: bool = False
+        self,
+        client: Client,
+        url: str,
+        key: Callable[[], str | None] = lambda: None,
+        *,
+        compression: bool = False,
+        tls: Callable[[], SSLContext | None] = lambda: None,
     ) -> None:
         self._client = client
         self.url = url
         self._key = key
         self._compression = compression
+        self._tls = tls
 
     def at(self, endpoint: str) -> str:
         """The URL of an endpoint: a path beneath the target's URL, or a URL of its own."""
         return endpoint if "://" in endpoint else f"{self.url}/{endpoint.lstrip('/')}"
 
-    @asynccontextmanager
-    async def get(self, endpoint: str, query: Sequence[tuple[str, str]] = ()) -> AsyncIterator[Answer]:
+    def elsewhere(self, url: str) -> Upstream:
+        """The same way to another URL, with the same TLS and without the key, which belongs to this one."""
+        return Upstream(self._client, url, compression=self._compression, tls=self._tls)
+
+    def get(self, endpoint: str, query: Sequence[tuple[str, str]] = ()) -> AbstractAsyncContextManager[Answer]:
         """Ask, and give the answer whatever its status. Raises ReadError (connect, auth, truncated, content)."""
-        asked = _asked(self.at(endpoint), tuple(query))
+        return self._ask(endpoint, tuple(query), {}, None)
+
+    def post(
+        self, endpoint: str, body: object, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Ask by POST, with a body that is written as JSON. For upstreams whose reads are made so; else as `get`."""
+        written = json.dumps(body).encode()
+        more = {"Content-Type": "application/json", "Content-Length": str(len(written)), **(headers or {})}
+        return self._ask(endpoint, (), more, written)
+
+    @asynccontextmanager
+    async def _ask(
+        self, endpoint: str, query: tuple[tuple[str, str], ...], headers: Mapping[str, str], body: bytes | None
+    ) -> AsyncIterator[Answer]:
+        asked = _asked(self.at(endpoint), query)
         encoding = "gzip" if self._compression and not asked.local else "identity"
         sent = {"User-Agent": "llm-exporter", "Accept": "*/*", "Accept-Encoding": encoding}
         if asked.login is not None:
@@ -214,7 +262,8 @@ class Upstream:
             if not re.fullmatch(r"[\x20-\x7e]+", key):
                 raise ReadError("auth", f"{asked.shown}: the key has letters that a header cannot carry (see api_key)")
             sent["Authorization"] = f"Bearer {key}"
-        async with self._client.get(asked, sent) as response:
+        trusted = self._tls() if asked.url.scheme == "https" else None
+        async with self._client.ask(asked, {**sent, **headers}, body, trusted) as response:
             yield Answer(asked.shown, response.status, response.content_type, response)
 
     async def status(self, endpoint: str) -> int:

@@ -49,10 +49,13 @@ class Session:
         )
 
     @asynccontextmanager
-    async def get(self, asked: URL, headers: Mapping[str, str], url: str) -> AsyncIterator[Response]:
-        """Ask; `url` is for messages. Raises ReadError."""
+    async def ask(
+        self, asked: URL, headers: Mapping[str, str], body: bytes | None, url: str
+    ) -> AsyncIterator[Response]:
+        """Ask by GET, or by POST where there is a body; `url` is for messages. Raises ReadError."""
+        method = "GET" if body is None else "POST"
         try:
-            async with self._client.get(asked, headers=headers, allow_redirects=False) as answer:
+            async with self._client.request(method, asked, headers=headers, data=body, allow_redirects=False) as answer:
                 kind, encoding = (answer.headers.get(name, "") for name in ("Content-Type", "Content-Encoding"))
                 yield Response(answer.status, kind, encoding, answer.content)
         except aiohttp.ClientConnectorCertificateError as error:

@@ -17,7 +17,7 @@ import structlog
 
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
-from exporter.core.source import Source
+from exporter.core.source import Follower, Result, Source
 from exporter.core.state import Store
 from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, Samples
@@ -81,39 +81,53 @@ class Watch:
         self._refusals = 0
         self._saved = 0.0
         self._dirty = False
+        self._told = Samples()  # of the totals and of insight, in the last read
         health.interval = interval
 
     async def run(self) -> None:
         """Read until cancelled; the state is saved at the end."""
-        loop = asyncio.get_running_loop()
         try:
-            while True:
-                began = loop.time()
-                await self.read()
-                interval = self.health.interval
-                wait = next_on_grid(loop.time(), interval, self.health.target) - loop.time()
-                if loop.time() + wait - began < interval * 0.999 and interval > self._configured:
-                    wait += interval  # the share counts from one read's begin to the next one's
-                await asyncio.sleep(wait)
+            async with asyncio.TaskGroup() as group:
+                if isinstance(self._source, Follower):
+                    group.create_task(self._follow(self._source))
+                await self._poll()
         finally:
             self.save()
 
+    async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            await self.read()
+            interval = self.health.interval
+            wait = next_on_grid(loop.time(), interval, self.health.target) - loop.time()
+            if loop.time() + wait - began < interval * 0.999 and interval > self._configured:
+                wait += interval  # the share counts from one read's begin to the next one's
+            await asyncio.sleep(wait)
+
+    async def _follow(self, source: Follower) -> None:
+        """Publish what the source hears between reads."""
+        while True:
+            try:
+                async for result in source.follow():
+                    last = self.health.reading
+                    if last is not None:
+                        self._publish(self._made_of(result, last.seconds))
+            except Exception as error:  # noqa: BLE001 - as a failed read: the target's failure, and nobody else's
+                self._publish(self._failed(error, 0.0))
+            await asyncio.sleep(self.health.interval)
+
     async def read(self) -> Reading:
         """Read once and publish what came of it. Never raises but when cancelled."""
-        began, worked = time.monotonic(), time.thread_time()
+        began, worked, bodies = time.monotonic(), time.thread_time(), self.reader.bodies
         try:
             async with asyncio.timeout(self._timeout):
                 result = await self._source.read()
-            samples = self._samples(result.samples)
-            reading = Reading(
-                target=self.health.target,
-                at=self._wall(),
-                seconds=time.monotonic() - began,
-                samples=samples,
-                advice=tuple(result.advice),
-                version=result.version,
-            )
+            whole = result.failure is None or self.reader.bodies != bodies
+            self._told = self._totals(result.samples) if whole else Samples()
+            reading = self._made_of(result, time.monotonic() - began)
         except Exception as error:  # noqa: BLE001 - the one place: a target's failure becomes its Reading
+            self._told = Samples()
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
         self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
@@ -124,18 +138,43 @@ class Watch:
             self.health.interval = max(self.health.interval, wait)
         self.health.samples = self.reader.samples
         self.health.dropped = self.totals.dropped
-        self._tell(reading)
-        self._board.publish(reading)
+        self._publish(reading)
         if time.monotonic() - self._saved > SAVE:
             for _ in self._saving():
                 await asyncio.sleep(0)
         return reading
 
-    def _samples(self, own: Sequence[Sample]) -> Samples:
-        more = [*own, *self._insight.observe(self.totals, own, time.monotonic())]
+    def _publish(self, reading: Reading) -> None:
+        self._log(reading)
+        self._board.publish(reading)
+
+    def _made_of(self, result: Result, seconds: float) -> Reading:
+        failure = result.failure
+        return Reading(
+            target=self.health.target,
+            at=self._wall(),
+            seconds=seconds,
+            samples=self._samples(result.samples),
+            advice=tuple(result.advice),
+            version=result.version,
+            reason=None if failure is None else failure.reason,
+            error=str(failure or ""),
+        )
+
+    def _totals(self, own: Sequence[Sample]) -> Samples:
+        """What the totals and insight say now."""
+        more = self._insight.observe(self.totals, own, time.monotonic())  # first: it may move what is shown
         shown = self.totals.samples(self.health.carried)
-        shown.series.extend([series for series, _ in more])
-        shown.values.extend([value for _, value in more])
+        for series, value in more:
+            shown.series.append(series)
+            shown.values.append(value)
+        return shown
+
+    def _samples(self, own: Sequence[Sample]) -> Samples:
+        """What is published: the totals as they were read, and the source's own."""
+        shown = Samples([*self._told.series], [*self._told.values])
+        shown.series.extend([series for series, _ in own])
+        shown.values.extend([value for _, value in own])
         if self._exclude:
             kept = [sample for sample in shown if sample[0].family.name not in self._exclude]
             shown = Samples([series for series, _ in kept], [value for _, value in kept])
@@ -159,7 +198,7 @@ class Watch:
             log.error("a read failed by a defect of the exporter", target=self.health.target, exc_info=error)
         return Reading(self.health.target, self._wall(), seconds, reason=reason, error=text)
 
-    def _tell(self, reading: Reading) -> None:
+    def _log(self, reading: Reading) -> None:
         """Log where the state of the target changes, and only there."""
         before = self.health.reading
         if reading.ok and (before is None or not before.ok):

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from exporter.catalogue import families, maps
+from exporter.core.errors import ReadError
 from exporter.core.fetch import Answer, Upstream, refuse_markup
 from exporter.core.http import RECEIVE, SLICE
 from exporter.core.mapping import SourceMap
 from exporter.core.total import Totals
-from exporter.core.types import Advice, Sample, SeriesTable
+from exporter.core.types import Advice, Reading, Sample, SeriesTable, escaped, number
 from exporter.text.difference import Difference
 
 if TYPE_CHECKING:
     from exporter.config.model import TargetConfig
+
+
+Row = tuple[str, Mapping[str, object], float]
+"""A sample under an upstream's name: name, labels, value."""
+
+TOLD = 500
+"""Rows that are taken in one piece."""
 
 
 @cache
@@ -36,6 +44,28 @@ class Context:
     reader: Difference
     everything: bool = False  # ask for what is not mapped, too: to show what is left out
     clock: Callable[[], float] = time.monotonic
+    found: Callable[[Sequence[TargetConfig]], None] = lambda _: None
+    """To be told, at each read, the targets that this one's upstream knows of: they are watched as long as it does."""
+    newest: Callable[[str], Reading | None] = lambda _: None
+    """The newest reading of a target that was `found`, by its name."""
+
+    def tell(self, rows: Iterable[Row]) -> None:
+        """Take what an upstream says in a form of its own, as samples under the names that the source's map has.
+
+        From there on they are as any exposition's: counters outlive restarts, a row that is gone has vanished.
+        """
+        lines = [b"# \n"]  # a body is never empty
+        for name, labels, value in rows:
+            text = ",".join(f'{label}="{escaped(str(said))}"' for label, said in labels.items())
+            lines.append(f"{name}{{{text}}} {number(value)}\n".encode())
+        self.reader.begin()
+        try:
+            for start in range(0, len(lines), TOLD):
+                self.reader.feed(b"".join(lines[start : start + TOLD]))
+            self.reader.end()
+        except BaseException:
+            self.reader.abort()
+            raise
 
     async def take(self, answer: Answer, sentinel: bytes = b"") -> bool:
         """Read an exposition into the totals. Raises ReadError; what a cut body told is kept.
@@ -70,11 +100,16 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a source adds to its totals after a read: samples of its own, what it could not tell, its version."""
+    """What a source adds to its totals after a read: samples of its own, what it could not tell, its version.
+
+    With a `failure` the target is down for that reason, and what is told is shown all the same: what can still be known
+    of it. Most failures are raised instead, and leave nothing.
+    """
 
     samples: Sequence[Sample] = ()
     advice: Sequence[Advice] = field(default=())
     version: str | None = None
+    failure: ReadError | None = None
 
 
 class Source(Protocol):
@@ -97,5 +132,19 @@ class Source(Protocol):
         """Where such an upstream may run on this machine."""
 
     @staticmethod
-    async def recognise(upstream: Upstream) -> bool:
-        """Whether this kind of upstream answers there. Asks without a key; raises ReadError where nothing answers."""
+    async def recognise(upstream: Upstream, target: TargetConfig, /) -> bool:
+        """Whether this kind of upstream answers there. Asks without a key; raises ReadError where nothing answers.
+
+        `target` is what `candidates` or `at` gave, or what is known of a target by its URL alone.
+        """
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A source that hears of changes between its reads."""
+
+    def follow(self) -> AsyncIterator[Result]:
+        """Runs beside the reads for as long as the target is watched; what it yields is published at once.
+
+        The samples replace the source's own of the last read. It keeps going by itself: what it raises is a defect.
+        """

@@ -32,6 +32,11 @@ class Family:
     parent: str | None = None
 
 
+def escaped(value: str) -> str:
+    """A label's value as the exposition formats write it between quotes."""
+    return value.translate(_ESCAPES)
+
+
 def number(value: float) -> str:
     """A float as the exposition formats write it: `1.0`, `0.25`, `1e-05`, `NaN`, `+Inf`, `-Inf`."""
     if value - value == 0.0:
@@ -107,7 +112,7 @@ class SeriesTable:
         ordered = tuple((name, given.pop(name)) for name in family.labels if name in given)
         ordered += tuple(sorted(given.items()))
         own = tuple(pair for pair in ordered if pair[0] not in self.constant)
-        return ordered, own, ",".join([f'{name}="{value.translate(_ESCAPES)}"' for name, value in ordered])
+        return ordered, own, ",".join([f'{name}="{escaped(value)}"' for name, value in ordered])
 
     def __len__(self) -> int:
         return len(self._made)

@@ -69,6 +69,7 @@ class Difference:
         self._clock = clock
         self._parser = Parser()
         self._read = 0
+        self.bodies = 0  # that were whole
         self._openmetrics = False
         self._forget_everything()
 
@@ -167,6 +168,7 @@ class Difference:
             self._sink.drop("duplicate", self._repeats)
         self._parser.forget()
         self._begin_body()
+        self.bodies += 1
         if not self._sink.end():
             self._forget_everything()
         self._sink.verify()

@@ -49,7 +49,7 @@ class Bench:
         return ()
 
     @staticmethod
-    async def recognise(upstream: Upstream) -> bool:
+    async def recognise(upstream: Upstream, _: TargetConfig) -> bool:
         return False
 
     async def read(self) -> Result:

@@ -55,7 +55,8 @@ def test_stale_files_are_named_and_made_again(
 def test_the_page_opens_with_an_example_that_is_taken(make: ModuleType, tmp_path: Path) -> None:
     found = re.search(r"```yaml\n(.*?)```", make.configuration(), re.DOTALL)
     assert found is not None
-    (tmp_path / "litellm-key").write_text("sk-1\n")
+    for name in ("litellm-key", "ca.pem", "exporter.pem", "exporter.key"):
+        (tmp_path / name).write_text("sk-1\n")
     file = tmp_path / "llm-exporter.yaml"
     file.write_text(found[1])
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "LITELLM_API_KEY": "sk-2"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter.app import assemble
-from exporter.config.model import Config
+from exporter.config.model import Config, Tls
 from exporter.core.board import Board
 from exporter.core.fetch import Asked, Client, Response, session
 from exporter.core.https import Session
@@ -148,11 +148,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Our own protocol, and the client that is used over TLS: here without it, so that it can be misled."""
     if request.param == "tls":
 
-        def get(client: Client, asked: Asked, headers: dict[str, str]) -> AbstractAsyncContextManager[Response]:
-            client._tls = client._tls or Session()
-            return client._tls.get(asked.url, headers, asked.shown)
+        def ask(
+            client: Client, asked: Asked, headers: dict[str, str], body: bytes | None, _: None
+        ) -> AbstractAsyncContextManager[Response]:
+            client._tls = client._tls or {None: Session()}
+            return client._tls[None].ask(asked.url, headers, body, asked.shown)
 
-        monkeypatch.setattr(Client, "get", get)
+        monkeypatch.setattr(Client, "ask", ask)
     return str(request.param)
 
 
@@ -282,9 +284,7 @@ async def test_over_tls_a_target_is_read_where_its_certificate_is_trusted(
         refused = await assemble(Config(), target, client, Board(), None).read()
         assert refused.reason == "connect"
         assert "its TLS certificate is refused" in refused.error
-        assert client._tls is not None
-        await client._tls.close()
-        client._tls = Session(ssl.create_default_context(cafile=pem))
-        trusted = await assemble(Config(), target, client, Board(), None).read()
+        trusting = target.model_copy(update={"tls": Tls(ca_file=str(pem))})
+        trusted = await assemble(Config(), trusting, client, Board(), None).read()
         assert trusted.ok, trusted.error
     listening.close()

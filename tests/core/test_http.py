@@ -88,10 +88,10 @@ def chunked(*chunks: bytes, extension: bytes = b"", trailers: bytes = b"") -> by
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + told + b"0\r\n" + trailers + b"\r\n"
 
 
-def by_aiohttp(client: Client, asked: fetch.Asked, headers: dict[str, str]) -> Any:
-    """Stands for `Client.get`: the way of https, also where it is not asked for."""
-    client._tls = client._tls or Session()
-    return client._tls.get(asked.url, headers, asked.shown)
+def by_aiohttp(client: Client, asked: fetch.Asked, headers: dict[str, str], body: bytes | None, _: None) -> Any:
+    """Stands for `Client.ask`: the way of https, also where it is not asked for."""
+    client._tls = client._tls or {None: Session()}
+    return client._tls[None].ask(asked.url, headers, body, asked.shown)
 
 
 # -- every framing -----------------------------------------------------------------------------------------------------
@@ -466,7 +466,7 @@ async def test_the_same_is_asked_as_by_aiohttp(
         for _ in range(2):
             async with upstream.get(endpoint, query) as answer:
                 await answer.into(lambda _: None)
-            monkeypatch.setattr(Client, "get", by_aiohttp)
+            monkeypatch.setattr(Client, "ask", by_aiohttp)
         ours, theirs = ([line.lower() for line in head.split(b"\r\n")] for head in server.heads)
         assert ours[0] == theirs[0]
         assert sorted(ours) == sorted(theirs)
@@ -546,7 +546,7 @@ async def test_an_ipv6_address_is_asked() -> None:
 @pytest.mark.parametrize("way", ["ours", "aiohttp"])
 async def test_why_nothing_can_be_reached_is_said_in_few_words(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "aiohttp":
-        monkeypatch.setattr(Client, "get", by_aiohttp)
+        monkeypatch.setattr(Client, "ask", by_aiohttp)
     async with session() as client:
         for url, said in (
             ("http://127.0.0.1:1", "127.0.0.1:1: nothing listens there"),

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from exporter.catalogue import families
-from exporter.config.model import WithKey
+from exporter.config.model import TargetConfig, WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
 from exporter.core.source import Context, Result, source_map
@@ -96,7 +96,7 @@ class LiteLLM:
         return [LiteLLM.at(url, environ).model_copy(update={"name": "litellm"})]
 
     @staticmethod
-    async def recognise(upstream: Upstream) -> bool:
+    async def recognise(upstream: Upstream, _: TargetConfig) -> bool:
         async with upstream.get(ALIVE) as answer:
             return answer.status == 200 and (await answer.start(100)).strip() == b'"I\'m alive!"'
 
