@@ -138,7 +138,7 @@ def _model_schema() -> dict[str, Any]:
         if model is TargetConfig:
             common = properties
         else:
-            made["required"].append("source")
+            made.setdefault("required", []).append("source")
         definitions[f"target_{kind}"] = made | {"title": f"target {kind}"}
         choices.append({"$ref": f"#/$defs/target_{kind}"})
     whole["properties"]["targets"]["items"] = {"anyOf": choices}
@@ -163,7 +163,8 @@ def _form(schema: Mapping[str, Any]) -> str:
         case "array":
             return f"list of {_form(schema['items'])}"
         case "object":
-            return "mapping of label name to text"
+            values = schema.get("additionalProperties")
+            return f"mapping of text to {_form(values)}" if values else "mapping of label name to text"
         case "boolean":
             return "`true`, `false`"
         case "integer":

@@ -80,7 +80,19 @@ def assemble(
     health = Health(target.source, target.target_name, target.labels)
     board.watch(health)
     return Watch(
-        kind(target, Context(upstream, table, totals, reader, everything, found=found, newest=board.newest)),
+        kind(
+            target,
+            Context(
+                upstream,
+                table,
+                totals,
+                reader,
+                everything,
+                timeout=target.timeout or config.timeout,
+                found=found,
+                newest=board.newest,
+            ),
+        ),
         totals,
         reader,
         Insight(settings, table),

@@ -244,8 +244,8 @@ class Upstream:
     def post(
         self, endpoint: str, body: object, headers: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[Answer]:
-        """Ask by POST, with a body that is written as JSON. For upstreams whose reads are made so; else as `get`."""
-        written = json.dumps(body).encode()
+        """Ask by POST, with a body that is written as JSON, or is JSON. For reads that are made so; else as `get`."""
+        written = body if isinstance(body, bytes) else json.dumps(body).encode()
         more = {"Content-Type": "application/json", "Content-Length": str(len(written)), **(headers or {})}
         return self._ask(endpoint, (), more, written)
 

@@ -355,17 +355,21 @@ class GaugeSlot:
 
 
 class IdentityLine(Single):
-    """The line that tells one process from another. It stands by itself."""
+    """The line that tells one process from another. It stands by itself.
 
-    __slots__ = ("_owner",)
+    `number` is the process's, where a label tells it; None where the line's value does.
+    """
 
-    def __init__(self, owner: Owner, value: float) -> None:
+    __slots__ = ("_number", "_owner")
+
+    def __init__(self, owner: Owner, value: float, number: float | None = None) -> None:
         super().__init__(value)
         self._owner = owner
-        self._owner.identify(value)
+        self._number = number
+        self.take((value,))
 
     def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:  # noqa: ARG002 - it is one
-        self._owner.identify(values[0])
+        self._owner.identify(values[0] if self._number is None else self._number)
 
 
 class CreatedLines:

@@ -4,10 +4,15 @@ A map is a list of rules. A rule feeds one of our families from an ordered list 
 are alternatives and never added; several rules for one family are different events and add up. What a rule says of
 labels is worked out when a line is seen for the first time; from then on the line is known by its bytes, so nothing
 here needs to be fast.
+
+An upstream name that begins with `*` stands for all that end in what follows (`*_requests_total`), for upstreams whose
+prefix their users choose. A name that is written out wins over endings, a longer ending over a shorter one, and names
+under `not:` are matched by none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,10 +31,12 @@ TABLE_LENGTH = 10_000
 """Entries of a table at most."""
 
 _HISTOGRAM = ("_bucket", "_count", "_sum")
-_MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "tables", "families", "internal"}
+_MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "not", "tables", "families", "internal"}
 _RULE_KEYS = {
-    "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type",
+    "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type", "declared",
 }  # fmt: skip
+_IDENTITY_KEYS = {"name", "label"}
+_UPSTREAM_TYPES = frozenset(get_args(Kind))
 
 
 class MapError(Exception):
@@ -52,8 +59,9 @@ class Condition:
 class Pick:
     """Where one label of ours comes from.
 
-    The first of the upstream labels `names` that is present; or the value of the first of `cases` that holds; or,
-    with `table`, what the table knows of the upstream label `key`, and `names` only where it knows nothing.
+    The first of the upstream labels `names` that is present (`hexadecimal`: where it is a decimal number, made so); or
+    the value of the first of `cases` that holds; or, with `table`, what the table knows of the upstream label `key`,
+    and `names` only where it knows nothing.
     """
 
     names: tuple[str, ...] = ()
@@ -61,11 +69,19 @@ class Pick:
     otherwise: str | None = None
     table: str | None = None
     key: str = ""
+    hexadecimal: bool = False
+
+    def named(self, labels: Labels) -> str | None:
+        """The value of the first of `names` that is present."""
+        value = next((labels[name] for name in self.names if name in labels), None)
+        if value is not None and self.hexadecimal and re.fullmatch("[0-9]{1,20}", value):
+            return f"{int(value):x}"
+        return value
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One way in which a family is fed. `key` names it in the state file."""
+    """One way in which a family is fed. `key` names it in the state file; `declared` are the TYPEs of its upstream."""
 
     key: str
     family: Family
@@ -78,6 +94,7 @@ class Rule:
     only: tuple[Condition, ...]
     drop: tuple[Condition, ...]
     when: frozenset[str]
+    declared: frozenset[str]
 
     def boundary(self, le: str) -> float:
         """A bucket's boundary in our unit. Raises ValueError where it is not a number."""
@@ -93,6 +110,10 @@ class Rule:
     def lookups(self) -> Iterator[tuple[str, str]]:
         """Each table that a label of this rule is looked up in, with the upstream label looked up."""
         return ((pick.table, pick.key) for _, pick in self.labels if pick.table is not None)
+
+
+Way = tuple[Rule, int, str]
+"""How a sample feeds a rule: the rule, the number of the alternative, the part of a histogram that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +137,8 @@ def _conditions(given: Any) -> tuple[Condition, ...]:
 def _pick(given: Any) -> Pick:
     if not isinstance(given, dict):
         return Pick(names=_listed(given))
+    if "hex" in given:
+        return Pick(names=_listed(given["hex"]), hexadecimal=True)
     if "lookup" in given:
         return Pick(names=_listed(given.get("else", [])), table=given["lookup"], key=given["by"])
     cases = tuple(
@@ -131,7 +154,13 @@ class SourceMap:
     def __init__(self, what: str, given: Mapping[str, Any], families: Mapping[str, Family]) -> None:
         self._what = what
         self._refuse_unknown("the map", given, _MAP_KEYS)
-        self.identity: str | None = given.get("identity")
+        identity = given.get("identity")
+        if not isinstance(identity, dict):
+            identity = {"name": identity, "label": None}
+        elif set(identity) != _IDENTITY_KEYS:
+            raise MapError(f"{what}: identity: {sorted(identity)} (write a name, or {sorted(_IDENTITY_KEYS)})")
+        self.identity: str | None = identity["name"]
+        self.identity_label: str | None = identity["label"]
         self.layer: str | None = given.get("layer")
         self._absent = frozenset("" if value is None else str(value) for value in given.get("absent", ("",)))
         self.copies = frozenset(given.get("copies", ()))
@@ -140,12 +169,16 @@ class SourceMap:
             name: Table(table["key"], _listed(table["value"])) for name, table in given.get("tables", {}).items()
         }
         self.rules = tuple(self._rules(given, families))
-        self._by_sample: dict[str, list[tuple[Rule, int, str]]] = {}
+        self._not = _listed(given.get("not", []))
+        self._by_sample: dict[str, list[Way]] = {}
+        self._by_ending: dict[str, list[Way]] = {}
+        self._matched: dict[str, list[Way]] = {}  # names that have an ending, with what they feed
         for rule in self.rules:
             for index, source in enumerate(rule.sources):
+                named = self._by_ending if source.startswith("*") else self._by_sample
                 suffixes = _HISTOGRAM if rule.family.kind == "histogram" else ("",)
                 for suffix in suffixes:
-                    fed = self._by_sample.setdefault(source + suffix, [])
+                    fed = named.setdefault(source.removeprefix("*") + suffix, [])
                     if fed and (fed[0][0].family.kind == "gauge") != (rule.family.kind == "gauge"):
                         raise MapError(f"{what}: {source} is mapped both as a counter and as a gauge")
                     fed.append((rule, index, suffix))
@@ -172,6 +205,12 @@ class SourceMap:
             raise MapError(f"{self._what}: {key}: from: is empty (write the upstream's names, newest first)")
         if family.kind == "summary":
             raise MapError(f"{self._what}: {key}: a summary is made by code, not by a map")
+        for name in map(str, given["from"]):
+            if "*" in name and not re.fullmatch(r"\*(_[a-zA-Z0-9]+)+", name):
+                raise MapError(f"{self._what}: {key}: from: {name} (a pattern is * and how names end: *_seconds)")
+        declared = frozenset(_listed(given.get("declared", family.kind)))
+        if odd := declared - _UPSTREAM_TYPES:
+            raise MapError(f"{self._what}: {key}: declared: {sorted(odd)} (write some of {sorted(_UPSTREAM_TYPES)})")
         picks = {name: _pick(pick) for name, pick in given.get("labels", {}).items()}
         constant = {name: str(value) for name, value in given.get("constant", {}).items()}
         if self.layer and "layer" in family.labels:
@@ -200,17 +239,33 @@ class SourceMap:
             only=_conditions(given.get("only", ())),
             drop=(*self._drop, *_conditions(given.get("drop", ()))),
             when=frozenset(given.get("when", ())),
+            declared=declared,
         )
 
     @property
     def sample_names(self) -> tuple[str, ...]:
-        """Every upstream sample name that the map wants, for upstreams that can filter."""
+        """Every upstream sample name that is written out in the map, for upstreams that can filter."""
         gates = {name for rule in self.rules for name in rule.when}
         return tuple(sorted(gates | set(self._by_sample) | ({self.identity} if self.identity else set())))
 
-    def wants(self, name: str) -> list[tuple[Rule, int, str]]:
+    def wants(self, name: str) -> list[Way]:
         """The rules fed by samples of this name: rule, number of the alternative, part of a histogram."""
-        return self._by_sample.get(name, [])
+        fed = self._by_sample.get(name) or self._matched.get(name)
+        if fed is None:
+            fed = self._match(name)
+            if fed and len(self._matched) < TABLE_LENGTH:
+                self._matched[name] = fed
+        return fed
+
+    def _match(self, name: str) -> list[Way]:
+        """What names with the ending of this one feed: the longest ending counts."""
+        at = name.find("_") if self._by_ending else -1
+        while at >= 0:
+            fed = self._by_ending.get(name[at:])
+            if fed is not None:
+                return [] if any(fnmatchcase(name, pattern) for pattern in self._not) else fed
+            at = name.find("_", at + 1)
+        return []
 
     def present(self, labels: Iterable[tuple[str, str]]) -> dict[str, str]:
         """A line's labels without those whose value means that there is none."""
@@ -244,7 +299,7 @@ class SourceMap:
                     value = case
                     break
             if value is None:
-                value = next((labels[source] for source in pick.names if source in labels), None)
+                value = pick.named(labels)
             if value is not None:
                 ours[name] = value
         return tuple(sorted(ours.items()))

@@ -119,6 +119,7 @@ class Watch:
 
     async def read(self) -> Reading:
         """Read once and publish what came of it. Never raises but when cancelled."""
+        took: float | None = None
         began, worked, bodies = time.monotonic(), time.thread_time(), self.reader.bodies
         try:
             async with asyncio.timeout(self._timeout):
@@ -126,13 +127,15 @@ class Watch:
             whole = result.failure is None or self.reader.bodies != bodies
             self._told = self._totals(result.samples) if whole else Samples()
             reading = self._made_of(result, time.monotonic() - began)
+            took = result.seconds
         except Exception as error:  # noqa: BLE001 - the one place: a target's failure becomes its Reading
             self._told = Samples()
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
         self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
         # what the loop worked meanwhile, for whatever target, is no time of the upstream's
-        self.health.interval = interval_in_force(self._configured, reading.seconds - (time.thread_time() - worked))
+        took = reading.seconds - (time.thread_time() - worked) if took is None else took
+        self.health.interval = interval_in_force(self._configured, took)
         if self._refusals:
             wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])
             self.health.interval = max(self.health.interval, wait)

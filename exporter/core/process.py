@@ -12,10 +12,14 @@ STEADY = 10
 
 
 class Process:
-    """What has been told of the processes behind one target."""
+    """What has been told of the processes behind one target.
 
-    def __init__(self) -> None:
-        self.start: float | None = None  # Unix seconds, where the upstream tells
+    What tells them apart is when they began, or, where it is not `ordered`, a number that each has for itself.
+    """
+
+    def __init__(self, *, ordered: bool = True) -> None:
+        self.start: float | None = None  # Unix seconds, or the process's own number, where the upstream tells
+        self._ordered = ordered
         self._former: deque[float] = deque(maxlen=16)
         self._stranger = False
         self._settling = 0
@@ -23,12 +27,12 @@ class Process:
         self._workers: frozenset[str] = frozenset()
 
     def tell(self, start: float) -> bool:
-        """A body says when its process began. True: it is another one, that followed the one before."""
+        """A body says which process it is from. True: it is another one, that followed the one before."""
         before, self.start = self.start, start
         if before is None or start == before:
             return False
         # no process starts before the one that it follows
-        self._stranger |= self._settling > 0 or start < before or start in self._former
+        self._stranger |= self._settling > 0 or (self._ordered and start < before) or start in self._former
         self._former.append(before)
         return not self._stranger
 

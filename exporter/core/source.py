@@ -44,6 +44,7 @@ class Context:
     reader: Difference
     everything: bool = False  # ask for what is not mapped, too: to show what is left out
     clock: Callable[[], float] = time.monotonic
+    timeout: float = 10.0  # seconds that a whole read may take
     found: Callable[[Sequence[TargetConfig]], None] = lambda _: None
     """To be told, at each read, the targets that this one's upstream knows of: they are watched as long as it does."""
     newest: Callable[[str], Reading | None] = lambda _: None
@@ -110,6 +111,8 @@ class Result:
     advice: Sequence[Advice] = field(default=())
     version: str | None = None
     failure: ReadError | None = None
+    seconds: float | None = None
+    """How long the upstream worked, where that is not how long the read took: it also waited for others."""
 
 
 class Source(Protocol):

@@ -134,7 +134,7 @@ class Totals:
 
         self._checkpoint: list[float] = []  # the slots' totals when it was last certain which process told them
         self._confirmed = True
-        self._process = Process()
+        self._process = Process(ordered=source_map.identity_label is None)
         self._identity_line: IdentityLine | None = None
 
     # -- one read ------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Totals:
             slots.clear()
         self._models.clear()
         self._forgotten = dict.fromkeys((self._saved or {}).get("forgotten", ()))
-        self._process = Process()
+        self._process = Process(ordered=self.map.identity_label is None)
         self._identity_line = None
         self._confirmed = True
 
@@ -237,11 +237,21 @@ class Totals:
 
     def _unmapped(self, line: Line) -> Known:
         if line.name == self.map.identity:
-            self._identity_line = IdentityLine(self, line.value)
-            return self._identity_line
+            return self._identity(line)
         if self._is_created(line.name):
             return CreatedLines(self._created, (line.value,))
         return _LEFT_OUT
+
+    def _identity(self, line: Line) -> Known:
+        """The line that tells the process, by its value or by a label; without the label it tells nothing."""
+        label, number = self.map.identity_label, None
+        if label is not None:
+            told = self.map.present(line.labels).get(label)
+            if told is None:
+                return _LEFT_OUT
+            number = float(saving.fingerprint(told.encode()) >> 11)  # as many bits as a float keeps
+        self._identity_line = IdentityLine(self, line.value, number)
+        return self._identity_line
 
     def _kind(self, what: str, ways: Iterable[tuple[str, int]]) -> Kind:
         key = what, frozenset(ways)
@@ -256,7 +266,7 @@ class Totals:
             ours = self._naming.place(rule, labels)
             if ours is None:
                 continue
-            if not rule.internal and upstream_type not in (*_UNTOLD, rule.family.kind):
+            if not rule.internal and upstream_type not in (*_UNTOLD, *rule.declared):
                 return Refused(self.refused, "type")
             if _is_too_long(ours, kept):
                 return Refused(self.refused, "limit")
@@ -436,7 +446,7 @@ class Totals:
     # -- processes -----------------------------------------------------------------------------------------------
 
     def identify(self, value: float) -> None:
-        """The upstream's process began at `value`, in Unix seconds."""
+        """What tells the upstream's process: when it began, in Unix seconds, or a number of its own."""
         if self._process.tell(value):
             self._begin_anew()
 
