@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -40,6 +40,9 @@ WATCH_AGAIN = 5.0
 GATHER = 0.05
 """Seconds in which changes are gathered before they are shown: workers come and go in crowds."""
 
+READS = 3
+"""Reads in a row that must be slow until etcd is asked more rarely: one that waits for an election is none of it."""
+
 ORDER = ("ready", "provisioning", "suspect", "offline")
 """The state of an endpoint is that of its best instance."""
 
@@ -56,6 +59,7 @@ class Discovery:
         self._registry = Registry()
         self._revision = 0  # of etcd, that the registry stands at
         self._looked = False
+        self._took = deque([0.0] * READS, maxlen=READS)  # seconds, of the last reads
         self._heard = asyncio.Event()  # a range was read: changes from there on can be watched
         self._answered: set[object] = set()  # addresses, subjects and system ports that once did
         self._silent: set[object] = set()  # those of them that do not now
@@ -82,7 +86,7 @@ class Discovery:
             began = time.monotonic()
             async with asyncio.timeout(self._context.timeout * 0.6):
                 await self._look()
-            took = time.monotonic() - began
+            self._took.append(time.monotonic() - began)
         except (ReadError, TimeoutError) as error:
             self._heard.clear()
             if not self._looked:
@@ -96,7 +100,7 @@ class Discovery:
                 await self._check()
         known = self._registry.instances and not self._children
         self._advice = (NO_SYSTEM_PORT,) if known else ()
-        return replace(self._result(), seconds=took)
+        return replace(self._result(), seconds=min(self._took))
 
     async def follow(self) -> AsyncIterator[Result]:
         """What etcd says has changed, as it happens."""

@@ -175,6 +175,9 @@ class Etcd:
             said, code = "", 0
         if answer.status == 404:
             return RefusedError("status", f"{answer.url} answers 404: {GATEWAY_OFF}")
+        if answer.status == 503 and "connection closed" in said:
+            remedy = "with --client-cert-auth etcd's own certificate must be one of a client, too: clientAuth"
+            return RefusedError("status", f"{answer.url} answers 503: the gateway is refused by etcd itself ({remedy})")
         if "user name is empty" in said or "user name not found" in said:
             return RefusedError("auth", f"{answer.url}: a user is wanted (set user and password_file)", code)
         if "authentication failed" in said:
