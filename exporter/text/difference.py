@@ -79,7 +79,7 @@ class Difference:
         self._shelf = Shelf()
         self._children: dict[bytes, Child] = {}
         self._types: dict[str, str] = {}
-        self._torn = False  # the last body was another process's, and cut: there may be stale destinations
+        self._torn = False  # another process has begun, and no body since was whole: there may be stale destinations
         self._samples = 0
         self._repeats = 0
         self._begin_body()
@@ -125,7 +125,6 @@ class Difference:
                 self._dissolve(block)
         if self._torn:
             self._leave()
-        self._torn = False
 
     def feed(self, chunk: bytes) -> None:
         """The next bytes of the body, cut anywhere."""
@@ -168,6 +167,7 @@ class Difference:
             self._sink.drop("duplicate", self._repeats)
         self._parser.forget()
         self._begin_body()
+        self._torn = False
         self.bodies += 1
         if not self._sink.end():
             self._forget_everything()
@@ -178,7 +178,7 @@ class Difference:
         with suppress(ReadError):  # whole lines that waited for the rest of their block
             self._advance(self._rest, 0, final=True)
         self._parser.forget()
-        self._torn = self._sink.anew
+        self._torn |= self._sink.anew
         if not self._sink.abort():
             self._forget_everything()
         elif self._body is not None:

@@ -116,6 +116,20 @@ def test_workers_none_of_whom_was_there_before_tell_another_process() -> None:
     assert up.shown()[M] == 24.5
 
 
+def test_a_restart_seen_in_a_cut_body_counts_lines_that_the_next_cut_body_did_not_reach() -> None:
+    upstream = Upstream()
+    start = "process_start_time_seconds {}\n"
+    lines = 'up_requests_total{{model="a"}} {}\nup_requests_total{{model="b"}} {}\nup_requests_total{{model="c"}} {}\n'
+    upstream.read(start.format(1) + lines.format(5, 5, 5))
+    before = upstream.shown()
+    restarted = start.format(2) + lines.format(1, 2, 5)  # the third has as many as before
+    for at in (len(start), restarted.index("b") + 6):
+        upstream.cut(restarted, at)
+    upstream.read(restarted)
+    gained = {name: value - before[name] for name, value in upstream.shown().items()}
+    assert list(gained.values()) == [1.0, 2.0, 5.0]
+
+
 def test_all_lines_missing_from_one_body_is_no_restart() -> None:
     up = Upstream()
     up.read(body({line("a"): 10.0}, None))
