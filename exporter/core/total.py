@@ -118,7 +118,7 @@ class Totals:
         self._internal: dict[str, list[tuple[Series, Slot]]] = {
             rule.key: [] for rule in source_map.rules if rule.internal
         }
-        self._gauges: dict[tuple[str, Series], GaugeSlot] = {}
+        self._gauges: dict[tuple[str, int, Series], GaugeSlot] = {}  # by rule, alternative and series
         self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
@@ -281,7 +281,7 @@ class Totals:
             if series is None:
                 series = self._places[place] = self._series(rule, ours, kept, suffix, le)
             if rule.family.kind == "gauge":
-                gauge = self._gauge(rule, series)
+                gauge = self._gauge(rule, alternative, series)
                 if gauge is None:
                     return Refused(self.refused, "limit")
                 gauges.append(
@@ -435,12 +435,13 @@ class Totals:
         """What the slot's total is multiplied with: of a histogram the sum alone has a unit."""
         return 1.0 if rule is None or series.suffix in ("_bucket", "_count") else rule.scale
 
-    def _gauge(self, rule: Rule, series: Series) -> GaugeSlot | None:
-        slot = self._gauges.get((rule.key, series))
+    def _gauge(self, rule: Rule, alternative: int, series: Series) -> GaugeSlot | None:
+        place = rule.key, alternative, series
+        slot = self._gauges.get(place)
         if slot is None:
             if self._is_full():
                 return None
-            slot = self._gauges[rule.key, series] = GaugeSlot(series, rule)
+            slot = self._gauges[place] = GaugeSlot(series, rule)
         return slot
 
     # -- processes -----------------------------------------------------------------------------------------------
@@ -556,7 +557,11 @@ class Totals:
         found = {
             series.own: slot.total + slot.shift for series, slot in self._internal[name] if slot.alternative == chosen
         }
-        gauges = ((series.own, gauge.value) for (key, series), gauge in self._gauges.items() if key == name)
+        gauges = (
+            (series.own, gauge.value)
+            for (key, alternative, series), gauge in self._gauges.items()
+            if key == name and alternative == chosen
+        )
         return found | {labels: value for labels, value in gauges if value is not None}
 
     def why_left_out(self, known: object, identity: bytes) -> str | None:
@@ -588,8 +593,8 @@ class Totals:
         self.dropped["histogram"] += self.shown.broken
         shown = [
             (slot.series, value)
-            for slot in self._gauges.values()
-            if not slot.rule.internal and (value := slot.value) is not None
+            for (key, alternative, _), slot in self._gauges.items()
+            if not slot.rule.internal and alternative == self.chosen[key] and (value := slot.value) is not None
         ]
         return Samples(
             [*counters.series, *(series for series, _ in shown)], [*counters.values, *(value for _, value in shown)]

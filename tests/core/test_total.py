@@ -4,7 +4,7 @@ import gc
 import json
 
 import pytest
-from helpers import MAP_WITH_FAILURES, Upstream, body
+from helpers import MAP, MAP_WITH_FAILURES, Upstream, body
 
 from exporter.core.errors import ReadError
 from exporter.core.process import STEADY
@@ -128,6 +128,20 @@ def test_a_restart_seen_in_a_cut_body_counts_lines_that_the_next_cut_body_did_no
     upstream.read(restarted)
     gained = {name: value - before[name] for name, value in upstream.shown().items()}
     assert list(gained.values()) == [1.0, 2.0, 5.0]
+
+
+def test_of_a_gauge_s_old_and_new_name_one_is_shown_and_the_other_where_it_goes() -> None:
+    up = Upstream(text=MAP.replace("from: [up_running]", "from: [up_running, up_active]").replace(", merge: sum", ""))
+    running = 'llm_requests_running{model="m"}'
+    old, new = 'up_active{model="m"}', 'up_running{model="m"}'
+    up.read(body({old: 3.0}, None))
+    assert up.shown() == {running: 3.0}
+    up.read(body({old: 4.0, new: 9.0}, None))
+    assert up.shown() == {running: 4.0}, "the choice stays while what was chosen is there"
+    up.read(body({new: 9.0}, None))
+    assert up.shown() == {running: 9.0}
+    up.read(body({old: 4.0, new: 9.0}, None))
+    assert up.shown() == {running: 9.0}
 
 
 def test_all_lines_missing_from_one_body_is_no_restart() -> None:
