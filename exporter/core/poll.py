@@ -120,6 +120,7 @@ class Watch:
     async def read(self) -> Reading:
         """Read once and publish what came of it. Never raises but when cancelled."""
         took: float | None = None
+        whole = False
         began, worked, bodies = time.monotonic(), time.thread_time(), self.reader.bodies
         try:
             async with asyncio.timeout(self._timeout):
@@ -132,7 +133,8 @@ class Watch:
             self._told = Samples()
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
-        self._refusals = self._refusals + 1 if reading.reason == "auth" else 0
+        # who refuses a key is asked more rarely, unless a part of it could be read
+        self._refusals = self._refusals + 1 if reading.reason == "auth" and not whole else 0
         # what the loop worked meanwhile, for whatever target, is no time of the upstream's
         took = reading.seconds - (time.thread_time() - worked) if took is None else took
         self.health.interval = interval_in_force(self._configured, took)

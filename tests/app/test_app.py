@@ -262,7 +262,7 @@ async def test_a_target_given_by_its_url_alone_is_down_until_it_is_recognised(tm
     file.write_text(f"targets: ['http://127.0.0.1:{port}']\n")
     async with exporter(tmp_path, "--config", str(file)) as made:
         await made.until(rf'^llm_target_up\{{source="auto",target="127.0.0.1:{port}"\}} 0.0')
-        assert "not recognised: litellm: 127.0.0.1" in (await made.get("/"))[1]
+        assert "litellm: 127.0.0.1" in (await made.get("/"))[1]
         async with serving(Proxy(), port):
             page = await made.until(rf'^llm_target_up\{{source="litellm",target="127.0.0.1:{port}"\}}', seconds=30)
             assert 'source="auto"' not in page

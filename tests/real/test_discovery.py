@@ -14,8 +14,8 @@ from stack import running
 
 from exporter.config.model import Tls
 from exporter.core.fetch import Upstream, session
-from exporter.sources.dynamo.etcd import Etcd
 from exporter.sources.dynamo.registry import PREFIXES, Registry
+from exporter.sources.etcd.gateway import Gateway
 
 INTERVAL = 0.5
 """Seconds between two reads, as the exporters of brokers.py have it."""
@@ -206,8 +206,8 @@ async def test_a_user_who_may_read_one_prefix_sees_it_and_its_changes_and_others
             await worker.start(ttl=600)
             assert await until_state(seen, 1, "ready") < 0.5
             page = seen.why()
-            assert "a user is wanted (set user and password_file)" in page
-            assert "user or password is refused (see user and password_file)" in page
+            assert "wants a user (set user and password_file)" in page
+            assert "refuses user or password (see user and password_file)" in page
             await asyncio.sleep(9)  # the token has run out, another one is asked for
             assert states_ever(seen) == {"ready"}
             root = server.post("auth/authenticate", name="root", password=SECRET)["token"]
@@ -282,7 +282,7 @@ async def test_five_hundred_workers_of_three_endpoints_cost_little_to_read(membe
                     await answer.json()
 
         await asyncio.gather(*(put(number) for number in range(500)))
-        gateway, registry, costs = Etcd([upstream], lambda: None), Registry(), []
+        gateway, registry, costs = Gateway([upstream], lambda: None), Registry(), []
         for _ in range(5):
             began = time.thread_time()
             pairs, _ = await gateway.ranges(PREFIXES)

@@ -17,8 +17,8 @@ from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result
 from exporter.sources.dynamo.discovery import Discovery
 from exporter.sources.dynamo.endpoint import HEALTH, Endpoint
-from exporter.sources.dynamo.etcd import Etcd
 from exporter.sources.dynamo.registry import PREFIXES
+from exporter.sources.etcd.gateway import Gateway
 
 FRONTEND_PORT = "8000"
 ETCD = "http://127.0.0.1:2379"
@@ -107,13 +107,6 @@ class Dynamo:
         given["etcd"] = tuple(member if "://" in member else f"http://{member}" for member in members)
         if environ.get("ETCD_AUTH_USERNAME"):
             given |= {"user": environ["ETCD_AUTH_USERNAME"], "password_env": "ETCD_AUTH_PASSWORD"}
-        tls = {
-            "ca_file": environ.get("ETCD_AUTH_CA"),
-            "cert_file": environ.get("ETCD_AUTH_CLIENT_CERT"),
-            "key_file": environ.get("ETCD_AUTH_CLIENT_KEY"),
-        }
-        if any(tls.values()):
-            given["tls"] = {key: file for key, file in tls.items() if file}
         given["frontends"] = (f"http://127.0.0.1:{environ.get('DYN_HTTP_PORT') or FRONTEND_PORT}",)
         return Deployment(**given).parts()
 
@@ -121,7 +114,7 @@ class Dynamo:
     async def recognise(upstream: Upstream, target: TargetConfig) -> bool:
         if isinstance(target, Deployment) and target.etcd:
             members = [upstream.elsewhere(url) for url in target.etcd]
-            keys, _ = await Etcd(members, target.login).ranges(PREFIXES)
+            keys, _ = await Gateway(members, target.login).ranges(PREFIXES)
             return bool(keys)
         async with upstream.get(HEALTH) as answer:
             if not answer.content_type.startswith(("application/json", "text/plain")):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from exporter.catalogue import families
 from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
-from exporter.core.fetch import refuse
 from exporter.core.source import Context, Result, Row
 from exporter.core.types import Advice, Labels, Reading, Sample, Series
 from exporter.sources.dynamo import folder
-from exporter.sources.dynamo.etcd import Change, Etcd
 from exporter.sources.dynamo.registry import PREFIXES, Endpoint, Instance, Registry
+from exporter.sources.etcd.gateway import Change, Gateway
+from exporter.sources.nats import monitor
 
 if TYPE_CHECKING:
     from exporter.config.model import TargetConfig
@@ -33,8 +33,6 @@ CONNECT = 1.0
 """Seconds in which an address must take a connection."""
 AT_ONCE = 50
 """Connections that are tried at a time."""
-CONNECTIONS = 1024
-"""Connections that NATS tells of in one answer."""
 WATCH_AGAIN = 5.0
 """Seconds after which a watch that broke is tried again."""
 GATHER = 0.05
@@ -70,7 +68,7 @@ class Discovery:
         self._advice: tuple[Advice, ...] = ()
         self._made: dict[tuple[str, Labels], Series] = {}
         members = [context.upstream.elsewhere(url) for url in config.etcd or ()]
-        self._etcd = Etcd(members, self._login) if members else None
+        self._etcd = Gateway(members, self._login) if members else None
 
     def _login(self) -> tuple[str, str] | None:
         try:
@@ -118,7 +116,7 @@ class Discovery:
         finally:
             watching.cancel()
 
-    async def _watch(self, etcd: Etcd, changed: asyncio.Event) -> None:
+    async def _watch(self, etcd: Gateway, changed: asyncio.Event) -> None:
         while True:
             await self._heard.wait()
             with suppress(ReadError):
@@ -195,26 +193,18 @@ class Discovery:
         subjects = {one.subject: one for one in instances if one.subject is not None}
         if self._config.nats is None or not subjects:
             return
-        subscribed: set[str] = set()
-        rows: list[Row] = []
-        monitor, offset = self._context.upstream.elsewhere(self._config.nats), 0
         try:
-            while True:
-                query = [("subs", "1"), ("limit", str(CONNECTIONS)), ("offset", str(offset))]
-                async with monitor.get("/connz", query) as answer:
-                    refuse(answer)
-                    told = await answer.json()
-                for connection in told["connections"]:
-                    mine = sorted(subjects.keys() & set(connection.get("subscriptions_list") or ()))
-                    subscribed.update(mine)
-                    if mine:
-                        rows += _connection_rows(connection, subjects[mine[0]])
-                offset += CONNECTIONS
-                if offset >= told["total"]:
-                    break
-        except (ReadError, LookupError, TypeError, AttributeError):
+            connections = await monitor.connections(self._context.upstream.elsewhere(self._config.nats))
+        except ReadError:
             self._silent -= subjects.keys()  # nobody can say
             return
+        subscribed: set[str] = set()
+        rows: list[Row] = []
+        for connection in connections:
+            mine = subjects.keys() & set(monitor.subscribed(connection))
+            subscribed |= mine
+            if mine:
+                rows += _connection_rows(connection, subjects[min(mine)])
         for subject in subjects:
             self._note(subject, subject in subscribed)
         self._context.tell(rows)
@@ -312,13 +302,14 @@ def _endpoint_of(series: Series) -> Endpoint:
     return Endpoint(told["dynamo_namespace"], told["dynamo_component"], told["dynamo_endpoint"])
 
 
-def _connection_rows(connection: Mapping[str, Any], instance: Instance) -> Iterable[Row]:
+def _connection_rows(connection: Mapping[str, Any], instance: Instance) -> Iterator[Row]:
     """What went over one worker's connection, as NATS counts it."""
-    labels = {**dict(instance.endpoint.labels[:2]), "instance": instance.id, "cid": connection["cid"]}
+    labels = {**dict(instance.endpoint.labels[:2]), "instance": instance.id, "cid": connection.get("cid", "")}
     for direction in ("in", "out"):
         for unit, key in (("bytes", "bytes"), ("messages", "msgs")):
-            row = {**labels, "direction": direction}
-            yield f"nats_connection_{unit}_total", row, float(connection[f"{direction}_{key}"])
+            count = connection.get(f"{direction}_{key}")
+            if isinstance(count, int):
+                yield f"nats_connection_{unit}_total", {**labels, "direction": direction}, float(count)
 
 
 async def _takes_connections(address: tuple[str, int]) -> bool:

@@ -1,4 +1,4 @@
-"""etcd as Dynamo's discovery uses it: keys by prefix and their changes, over etcd's HTTP gateway.
+"""etcd's HTTP gateway: keys by prefix and their changes, leases; what gRPC's clients see of etcd, without gRPC.
 
 The gateway stands on the client port of every member. Several members are tried in turn; numbers come as strings; what
 a user may not read of the prefixes is as if it were not there, as long as there is one that may be read.
@@ -26,8 +26,10 @@ GATEWAY_OFF = (
     "or start etcd with --enable-grpc-gateway=true)"
 )
 
-_UNAUTHENTICATED, _DENIED = 16, 7
-"""Codes of gRPC."""
+_TOKEN = (401, 16)
+"""Of HTTP and of gRPC: the token is none, or none any more."""
+_DENIED = 7
+"""Of gRPC: the user may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,15 @@ class Change:
 
 
 class RefusedError(ReadError):
-    """What etcd answered instead; `code` is gRPC's, 0 where none was told."""
+    """What etcd answered instead: HTTP's status, and gRPC's code, 0 where none was told."""
 
-    def __init__(self, reason: str, message: str, code: int = 0) -> None:
+    def __init__(self, reason: str, message: str, status: int, code: int = 0) -> None:
         super().__init__(reason, message)
+        self.status = status
         self.code = code
 
 
-class Etcd:
+class Gateway:
     """The members of one etcd. `login` gives user and password anew each time, None where none are wanted."""
 
     def __init__(self, members: Sequence[Upstream], login: Callable[[], tuple[str, str] | None]) -> None:
@@ -109,6 +112,13 @@ class Etcd:
                     yield [_change(event) for event in result["events"]]
         raise ReadError("truncated", f"{answer.url}: the watch has ended")
 
+    async def leases(self) -> int:
+        """How many leases are alive. Raises ReadError."""
+        said = (await self._call("/v3/lease/leases", {})).get("leases", [])
+        if not isinstance(said, list):
+            raise ReadError("content", "/v3/lease/leases answers with something else than leases")
+        return len(said)
+
     async def _call(self, endpoint: str, body: object) -> Any:
         async with self._answer(endpoint, json.dumps(body).encode()) as answer:
             return _understood(answer.url, await answer.json())
@@ -146,7 +156,7 @@ class Etcd:
             if answer.status == 200:
                 return answer
             error = await self._error(answer)
-            if error.code != _UNAUTHENTICATED or self._tokens.pop(member.url, None) is None:
+            if not {error.status, error.code}.intersection(_TOKEN) or self._tokens.pop(member.url, None) is None:
                 raise error
 
     async def _token(self, member: Upstream) -> str | None:
@@ -173,20 +183,21 @@ class Etcd:
             said, code = str(told["error"]), int(told.get("code", 0))
         except (ValueError, KeyError, TypeError):
             said, code = "", 0
+        reason, what = "auth", f"answers {answer.status}: {said[:200]}"
         if answer.status == 404:
-            return RefusedError("status", f"{answer.url} answers 404: {GATEWAY_OFF}")
-        if answer.status == 503 and "connection closed" in said:
+            reason, what = "status", f"answers 404: {GATEWAY_OFF}"
+        elif answer.status == 503 and "connection closed" in said:
             remedy = "with --client-cert-auth etcd's own certificate must be one of a client, too: clientAuth"
-            return RefusedError("status", f"{answer.url} answers 503: the gateway is refused by etcd itself ({remedy})")
-        if "user name is empty" in said or "user name not found" in said:
-            return RefusedError("auth", f"{answer.url}: a user is wanted (set user and password_file)", code)
-        if "authentication failed" in said:
-            return RefusedError("auth", f"{answer.url}: user or password is refused (see user and password_file)", code)
-        if code == _DENIED:
-            remedy = "grant it read on the prefixes v1/, instances/, models/ and mdc/"
-            return RefusedError("auth", f"{answer.url}: the user may not read Dynamo's keys ({remedy})", code)
-        reason = "auth" if code == _UNAUTHENTICATED else "status"
-        return RefusedError(reason, f"{answer.url} answers {answer.status}: {said[:200]}", code)
+            reason, what = "status", f"answers 503: etcd itself refuses its gateway ({remedy})"
+        elif "user name is empty" in said or "user name not found" in said:
+            what = "wants a user (set user and password_file)"
+        elif "authentication failed" in said:
+            what = "refuses user or password (see user and password_file)"
+        elif code == _DENIED:
+            what = "does not let the user read these keys (grant the user's role READ on them)"
+        elif not {answer.status, code}.intersection(_TOKEN):
+            reason = "status"
+        return RefusedError(reason, f"{answer.url} {what}", answer.status, code)
 
 
 def _understood(url: str, told: Any) -> Any:
