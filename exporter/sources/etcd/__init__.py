@@ -6,6 +6,7 @@ Reading it writes nothing. The leases are asked for over etcd's HTTP gateway; no
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ class Etcd:
         self._gateway = Gateway([context.upstream], self._login)
         self._advice: tuple[Advice, ...] = ()
         self._ask_again = float("-inf")
+        self._took = 0.0  # seconds, by the metrics
 
     @staticmethod
     def at(url: str, environ: Mapping[str, str]) -> Member:
@@ -76,6 +78,7 @@ class Etcd:
     async def read(self) -> Result:
         known, table = families(), self._context.table
         up, version, leases, failure = False, None, None, None
+        self._took = 0.0
         try:
             up = await self._healthy()
             version = await self._metrics()
@@ -85,7 +88,8 @@ class Etcd:
         samples = [(table(known["llm_etcd_up"]), float(up))]
         if leases is not None:
             samples.append((table(known["llm_etcd_leases"]), float(leases)))
-        return Result(samples, self._advice, version, failure)
+        # waiting for a leader is no work: what is dear to the member are its metrics
+        return Result(samples, self._advice, version, failure, seconds=self._took)
 
     async def _healthy(self) -> bool:
         """What the member says of itself. It asks the cluster for a read, so it is slow where the cluster is ill."""
@@ -101,9 +105,11 @@ class Etcd:
 
     async def _metrics(self) -> str | None:
         """Read the metrics into the totals; they tell the version."""
+        began = time.monotonic()
         async with self._context.upstream.get("/metrics") as answer:
             refuse(answer)
             await self._context.take(answer)
+        self._took = time.monotonic() - began
         versions = [dict(labels).get("version") for labels in self._context.totals.internal("version")]
         return next(iter(versions), None)
 
