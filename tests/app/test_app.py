@@ -308,3 +308,42 @@ async def test_a_flag_counts_before_serve_behind_it_and_without_it(arguments: li
     status, _, err = await run(*arguments, HOME=str(tmp_path))
     assert status == 2
     assert "--interval: not a duration" in err
+
+
+async def test_what_a_target_knows_of_is_watched_as_long_as_it_does(tmp_path: Path) -> None:
+    metrics = 'dynamo_component_requests_total{dynamo_namespace="n",dynamo_component="c",dynamo_endpoint="e"} 5\n'
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path == "/health":
+            return web.json_response({"status": "ready", "endpoints": {"e": "ready"}})
+        return web.Response(text=metrics) if request.path == "/metrics" else web.Response(status=404)
+
+    runner = web.ServerRunner(web.Server(answer), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    place = f"127.0.0.1:{runner.addresses[0][1]}"
+    card = tmp_path / "kv" / "v1" / "mdc" / "n%2Fc%2Fe%2Fa1"
+    card.parent.mkdir(parents=True)
+    path = f"http://{place}/v1/metadata/config.json"
+    written = json.dumps({"card_json": {"model_info": {"hf_config_json": {"path": path}}}})
+    card.write_text(written)
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"targets: [{{source: dynamo, directory: {tmp_path / 'kv'}}}]\n")
+    try:
+        async with exporter(tmp_path, "--config", str(file), "--metrics-interval", "200ms") as made:
+            page = await made.until(rf'^llm_target_up\{{source="dynamo",target="dynamo/{place}"\}} 1.0')
+            assert f'llm_dynamo_worker_requests_total{{source="dynamo",target="dynamo/{place}"' in page
+            await made.until(r'^llm_dynamo_endpoint_state\{.*state="provisioning"\} 1.0')  # a card without an instance
+            made.process.send_signal(signal.SIGHUP)
+            await made.until(rf'^llm_target_up\{{source="dynamo",target="dynamo/{place}"\}} 1.0')
+            card.unlink()
+            page = await made.until(r'^llm_dynamo_endpoint_state\{.*state="offline"\} 1.0')
+            assert place not in page
+            card.write_text(written)
+            await made.until(rf'^llm_target_up\{{source="dynamo",target="dynamo/{place}"\}} 1.0')
+            file.write_text("targets: []\n")
+            made.process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(0.5)
+            assert "llm_target_up" not in (await made.get("/metrics"))[1]
+    finally:
+        await runner.cleanup()

@@ -473,6 +473,33 @@ async def test_the_same_is_asked_as_by_aiohttp(
         assert "pa%20ss" not in answer.url
 
 
+@pytest.mark.parametrize("way", ["plain", "aiohttp"])
+async def test_a_body_is_posted_as_json_and_a_stream_is_read_line_by_line(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [b'{"a": 1}', b"", b"x" * 200_000, b"last, and without its end"]
+    told = b"\n".join(lines)
+    steps: list[Step] = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told)]
+    for start in range(0, len(told), 30_000):
+        steps += [told[start : start + 30_000], 0.001]
+    if way == "aiohttp":
+        monkeypatch.setattr(Client, "ask", by_aiohttp)
+    async with serving(steps) as (server, upstream):
+        async with upstream.post("/v3/watch", {"ü": [1]}, {"Authorization": "word"}) as answer:
+            assert [line async for line in answer.lines()] == lines[:3]
+        head = server.heads[0].lower().split(b"\r\n")
+        assert head[0] == b"post /v3/watch http/1.1"
+        assert {b"content-length: 15", b"content-type: application/json", b"authorization: word"} <= set(head)
+
+
+async def test_a_line_of_a_stream_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "JSON_LIMIT", 1000)
+    long = sized(b"x" * 999 + b"\n" + b"y" * 1001)
+    async with serving([long]) as (_, upstream), upstream.post("/", b"{}") as answer:
+        with pytest.raises(ReadError, match="a line of more than 1000 bytes"):
+            _ = [line async for line in answer.lines()]
+
+
 async def test_a_key_goes_with_the_request_or_is_refused() -> None:
     key: list[str | None] = ["sk-1 2"]
     async with serving([sized(b"a")]) as (server, upstream):

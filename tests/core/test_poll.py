@@ -3,11 +3,13 @@
 import asyncio
 import time
 import zlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from helpers import Upstream
 
+from exporter.catalogue import families
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
 from exporter.core.poll import Watch, interval_in_force, next_on_grid
@@ -124,3 +126,129 @@ async def test_a_defect_of_a_source_is_its_targets_failure_and_nobody_elses() ->
     assert "KeyError" in reading.error
     assert health.failures["internal"] == 1
     assert (await made.read()).ok
+
+
+FAMILY = families()["llm_etcd_up"]
+
+
+class Told:
+    """A source that gives the results it is told to give, after a body or without one; and follows what it is sent."""
+
+    def __init__(self, up: Upstream) -> None:
+        self.up = up
+        self.table = SeriesTable({"source": "test", "target": "t"})
+        self.next: Result | Exception = Result()
+        self.body = ""
+        self.news: asyncio.Queue[Result | Exception] = asyncio.Queue()
+        self.followed = 0
+        self.ended = 0
+
+    def result(self, value: float, **more: Any) -> Result:
+        return Result([(self.table(FAMILY), value)], **more)
+
+    async def read(self) -> Result:
+        if self.body:
+            self.up.read(self.body)
+        if isinstance(self.next, Exception):
+            raise self.next
+        return self.next
+
+    async def follow(self) -> AsyncIterator[Result]:
+        self.followed += 1
+        try:
+            while True:
+                news = await self.news.get()
+                if isinstance(news, Exception):
+                    raise news
+                yield news
+        finally:
+            self.ended += 1
+
+
+def told(interval: float = 60.0) -> tuple[Watch, Told, Health]:
+    made, _, health = watch(interval=interval)
+    source = Told(Upstream())
+    made._source = source
+    made.totals, made.reader = source.up.totals, source.up.reader
+    return made, source, health
+
+
+def values(health: Health) -> dict[str, float]:
+    assert health.reading is not None
+    return {series.family.name: value for series, value in health.reading.samples}
+
+
+RUNNING = 'up_running{model="m"} 3\n'
+
+
+async def test_a_failure_may_leave_what_is_known_and_old_totals_are_not_part_of_it() -> None:
+    made, source, health = told()
+    source.body, source.next = RUNNING, source.result(1.0)
+    await made.read()
+    assert values(health) == {"llm_requests_running": 3.0, "llm_etcd_up": 1.0}
+    source.body, source.next = "", source.result(0.0, failure=ReadError("connect", "gone"))
+    reading = await made.read()
+    assert (reading.reason, reading.error) == ("connect", "gone")
+    assert values(health) == {"llm_etcd_up": 0.0}
+    source.body = RUNNING  # half of the upstream answers
+    await made.read()
+    assert values(health) == {"llm_requests_running": 3.0, "llm_etcd_up": 0.0}
+    assert health.failures["connect"] == 2
+    source.next = ReadError("timeout", "slow")
+    await made.read()
+    assert values(health) == {}
+
+
+async def test_who_refuses_a_key_in_part_is_asked_at_its_interval() -> None:
+    made, source, health = told(interval=0.1)
+    source.next = source.result(0.0, failure=ReadError("auth", "no"))
+    await made.read()
+    assert health.interval == 60.0
+    source.body = RUNNING
+    await made.read()
+    assert health.interval == 0.1
+
+
+async def test_a_source_says_how_long_its_upstream_worked_where_it_waited_for_others() -> None:
+    made, source, health = told(interval=0.1)
+    source.next = Result(seconds=0.5)
+    await made.read()
+    assert health.interval == 5.0
+    source.next = Result(seconds=0.0)
+    await made.read()
+    assert health.interval == 0.1
+
+
+async def test_what_a_source_hears_between_reads_is_published_at_once_beside_what_was_read() -> None:
+    made, source, health = told()
+    source.body, source.next = RUNNING, source.result(0.0)
+    task = asyncio.create_task(made.run())
+    await asyncio.sleep(0.05)
+    assert values(health) == {"llm_requests_running": 3.0, "llm_etcd_up": 0.0}
+    await source.news.put(source.result(1.0))
+    await asyncio.sleep(0.01)
+    assert values(health) == {"llm_requests_running": 3.0, "llm_etcd_up": 1.0}
+    await source.news.put(source.result(0.5, failure=ReadError("connect", "lost")))
+    await asyncio.sleep(0.01)
+    assert health.reading is not None
+    assert health.reading.reason == "connect"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (source.followed, source.ended) == (1, 1)
+
+
+async def test_a_source_that_fails_at_hearing_is_down_and_hears_again_after_an_interval() -> None:
+    made, source, health = told(interval=0.05)
+    source.next = source.result(1.0)
+    task = asyncio.create_task(made.run())
+    await asyncio.sleep(0.02)
+    await source.news.put(KeyError("oops"))
+    await asyncio.sleep(0.3)
+    assert health.failures["internal"] == 1
+    assert source.followed == 2
+    assert health.reading is not None
+    assert health.reading.ok, "reads go on"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
