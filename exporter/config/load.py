@@ -34,6 +34,7 @@ _PLAIN_WORDS = {
     "literal_error": ("not one of the words for it", "write {expected}"),
     "greater_than_equal": ("too small", "write at least {ge}"),
     "less_than_equal": ("too large", "write at most {le}"),
+    "too_short": ("too short", "write at least {min_length}"),
 }
 """What pydantic calls a mistake, in plain words, and what to write."""
 
@@ -224,7 +225,7 @@ class _Check:
     def _words(self, model: type[BaseModel], mistake: ErrorDetails) -> str:
         """What is wrong and what to write instead."""
         kind, value, context = mistake["type"], mistake["input"], mistake.get("ctx", {})
-        last = mistake["loc"][-1]
+        last = mistake["loc"][-1] if mistake["loc"] else ""
         if kind == "value_error":
             return str(context["error"])
         if kind == "extra_forbidden":
@@ -240,10 +241,12 @@ class _Check:
     def _remedy(self, model: type[BaseModel], place: tuple[int | str, ...]) -> str:
         """The nearest known key, or the source that has such a key, or all keys."""
         for step in place[:-1]:
-            inner = model.model_fields[str(step)].annotation
-            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            annotation = model.model_fields[str(step)].annotation
+            choices = (annotation, *getattr(annotation, "__args__", ()))
+            inner = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
+            if not inner:
                 break
-            model = inner
+            model = inner[0]
         key = str(place[-1])
         if model is TargetConfig:
             for kind, config in self._kinds.items():

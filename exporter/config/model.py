@@ -78,6 +78,17 @@ def _family(value: str) -> str:
 FamilyName = Annotated[str, AfterValidator(_family), _Excludable()]
 
 
+def _source(value: str) -> str:
+    from exporter.sources import sources
+
+    if value not in sources():
+        raise ValueError(f"unknown source: {shown(value)} ({nearest(value, sources())})")
+    return value
+
+
+SourceName = Annotated[str, AfterValidator(_source)]
+
+
 _ONE_OR_MORE_URLS = {"anyOf": [URL_SCHEMA, {"type": "array", "minItems": 1, "items": URL_SCHEMA}]}
 """The loader takes both, and makes a target of each URL."""
 
@@ -254,6 +265,13 @@ class WithPassword(TargetConfig):
 
     _one_password = field_validator("password", "password_file", "password_env")(_to_be_had)
 
+    @field_validator("password", "password_file", "password_env")
+    @classmethod
+    def _somebodys(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("user") is None:
+            raise ValueError("a password without a user (write user, too)")
+        return value
+
     def login(self, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
         """User and password as they are now, None where no user is configured. Raises SecretError."""
         return None if self.user is None else (self.user, _had(self, "password", environ) or "")
@@ -300,7 +318,7 @@ class Config(Section):
         default=":9400", description="Address to serve on: `:9400` (all addresses), `127.0.0.1:9400`, `[::1]:9400`."
     )
     interval: Duration = Field(default=5.0, description="Time between two reads of a target.")
-    intervals: dict[str, Duration] = Field(
+    intervals: dict[SourceName, Duration] = Field(
         default={},
         description="The same for all targets of a source, by its kind: `{nats: 1s}`. Left out, and with `interval` "
         "left out: 3s for dynamo, 2s for nats.",

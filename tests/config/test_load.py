@@ -350,3 +350,11 @@ def test_any_bytes_are_taken_or_refused(content: bytes, tmp_path: Path, kinds: K
 @given(data=VALUES | DOCUMENTS)
 def test_any_data_is_taken_or_refused(data: Any, tmp_path: Path, kinds: Kinds) -> None:
     taken_or_refused(written(tmp_path, yaml.dump(data, allow_unicode=True)), kinds)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (BAD.parent / "real").glob("*.yaml")))
+def test_mistakes_in_targets_of_real_sources_are_listed_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(BAD.parent / "real")
+    with pytest.raises(ConfigError) as refused:
+        load(Path(f"{name}.yaml"), environ=ENVIRON)
+    assert str(refused.value) + "\n" == Path(f"{name}.txt").read_text()

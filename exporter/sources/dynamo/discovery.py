@@ -55,7 +55,8 @@ class Discovery:
         self._context = context
         self._wall = wall
         self._registry = Registry()
-        self._revision = 0  # of etcd, that the registry stands at
+        self._revision = 0  # of etcd: the newest that was told
+        self._ranged = 0  # and that of the last range
         self._looked = False
         self._took = deque([0.0] * READS, maxlen=READS)  # seconds, of the last reads
         self._heard = asyncio.Event()  # a range was read: changes from there on can be watched
@@ -126,10 +127,10 @@ class Discovery:
 
     def _take(self, changes: Sequence[Change], changed: asyncio.Event) -> None:
         """Bring what the watch says into the registry, unless a range was read that is newer."""
-        at, before = self._wall(), self._revision
+        at = self._wall()
         for change in changes:
-            if change.revision <= before:
-                continue
+            if change.revision <= self._ranged:
+                continue  # what changes at once may come in several parts, so no part is newer than another
             self._revision = max(self._revision, change.revision)
             if change.pair is None:
                 news = self._registry.delete(change.key, at)
@@ -146,7 +147,7 @@ class Discovery:
             pairs, revision = await self._etcd.ranges(PREFIXES)
             if self._looked and self._revision != before:
                 return  # the watch went ahead meanwhile; the next look will do
-            self._revision = revision
+            self._revision = self._ranged = revision
             keys = ((pair.key, pair.value, pair.revision, pair.lease) for pair in pairs)
         else:
             assert self._config.directory is not None  # noqa: S101 - one of both is configured

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.catalogue import families
 from exporter.core.errors import ReadError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from exporter.config.model import TargetConfig
 
 METRICS, HEALTH, MODELS = "/metrics", "/health", "/v1/models"
+PATIENCE = 2.0
+"""Seconds that /health may take."""
 FORGET = 600.0
 """Seconds for which a model that is gone is shown as not ready, where the configuration has no `forget`."""
 LISTED = 1000
@@ -51,28 +54,45 @@ class Endpoint:
     async def read(self) -> Result:
         """Read the port once into the context's totals. Raises ReadError."""
         self.endpoints = {}
-        own = await self._health()
-        await self._metrics()
-        own += self._models(await self._ready())
-        return Result(own)
-
-    async def _health(self) -> list[Sample]:
         began = time.monotonic()
-        said: Any = None
         try:
-            async with self._context.upstream.get(HEALTH) as answer:
-                status = answer.status
-                with suppress(ReadError):
-                    said = await answer.json()
+            told = await self._metrics()
         except ReadError as error:
             if error.reason != "connect" or self._is_dynamo:
                 raise
             raise ReadError("connect", f"{error} (for Dynamo's metrics: {SWITCH})") from None
-        endpoints = said.get("endpoints") if isinstance(said, dict) else None
-        self._is_dynamo = isinstance(endpoints, dict | list)
+        took = time.monotonic() - began
+        own = await self._health()
+        if not told:  # an old frontend has no metrics until it has a model
+            if not self._is_dynamo:
+                what = f"answers nothing, and {HEALTH} there is not Dynamo's ({SWITCH})"
+                raise ReadError("content", f"{self._context.upstream.at(METRICS)} {what}")
+            self._context.tell(())
+        own += self._models(await self._ready())
+        return Result(own, seconds=took)
+
+    async def _metrics(self) -> bool:
+        """Read the metrics into the totals; False where there are none at all."""
+        async with self._context.upstream.get(METRICS) as answer:
+            if answer.status == 404:
+                raise ReadError("status", f"{answer.url} answers 404: no metrics of Dynamo's are there ({SWITCH})")
+            refuse(answer)
+            return await self._context.take(answer, b"\n")
+
+    async def _health(self) -> list[Sample]:
+        """Whether all is well by /health, which a frontend leaves unanswered while etcd hangs."""
+        began = time.monotonic()
+        status, said = 0, None
+        with suppress(ReadError, TimeoutError):
+            async with asyncio.timeout(PATIENCE), self._context.upstream.get(HEALTH) as answer:
+                status = answer.status
+                said = await answer.json()
         if status == 404:
             return []
         up = status == 200
+        endpoints = said.get("endpoints") if isinstance(said, dict) else None
+        if status:
+            self._is_dynamo = isinstance(endpoints, dict | list)
         if isinstance(endpoints, dict):
             # without DYN_SYSTEM_USE_ENDPOINT_HEALTH_STATUS a worker answers 503 for ever, whatever its endpoints say
             self.endpoints = {str(name)[:NAME]: str(state)[:NAME] for name, state in islice(endpoints.items(), LISTED)}
@@ -84,19 +104,6 @@ class Endpoint:
             (self._context.table(known["llm_probe_up"], labels), float(up)),
             (self._context.table(known["llm_probe_duration_seconds"], labels), time.monotonic() - began),
         ]
-
-    async def _metrics(self) -> None:
-        async with self._context.upstream.get(METRICS) as answer:
-            if answer.status == 404:
-                raise ReadError("status", f"{answer.url} answers 404: no metrics of Dynamo's are there ({SWITCH})")
-            refuse(answer)
-            if await self._context.take(answer, b"\n"):
-                return
-            if not self._is_dynamo:
-                raise ReadError(
-                    "content", f"{answer.url} answers nothing, and {HEALTH} there is not Dynamo's ({SWITCH})"
-                )
-        self._context.tell(())  # an old frontend has no metrics until it has a model
 
     async def _ready(self) -> dict[str, float]:
         """The models that are there, and whether requests for them can be routed: 1 or 0."""
