@@ -33,7 +33,7 @@ TABLE_LENGTH = 10_000
 _HISTOGRAM = ("_bucket", "_count", "_sum")
 _MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "not", "tables", "families", "internal"}
 _RULE_KEYS = {
-    "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type", "declared",
+    "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type", "declared", "lazy",
 }  # fmt: skip
 _IDENTITY_KEYS = {"name", "label"}
 _UPSTREAM_TYPES = frozenset(get_args(Kind))
@@ -81,7 +81,11 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One way in which a family is fed. `key` names it in the state file; `declared` are the TYPEs of its upstream."""
+    """One way in which a family is fed. `key` names it in the state file; `declared` are the TYPEs of its upstream.
+
+    `lazy` says that the upstream does not show the counter until it has counted; if not, one that is not shown cannot be
+    told, and is not shown as 0.
+    """
 
     key: str
     family: Family
@@ -95,6 +99,7 @@ class Rule:
     drop: tuple[Condition, ...]
     when: frozenset[str]
     declared: frozenset[str]
+    lazy: bool
 
     def boundary(self, le: str) -> float:
         """A bucket's boundary in our unit. Raises ValueError where it is not a number."""
@@ -105,6 +110,10 @@ class Rule:
     def internal(self) -> bool:
         """Whether what the rule feeds is for our own code alone."""
         return self.family.order < 0
+
+    def agrees(self, labels: Labels) -> bool:
+        """Whether the rule may feed a series that has these labels of ours."""
+        return all(labels.get(name, value) == value for name, value in self.constant)
 
     @property
     def lookups(self) -> Iterator[tuple[str, str]]:
@@ -240,6 +249,7 @@ class SourceMap:
             drop=(*self._drop, *_conditions(given.get("drop", ()))),
             when=frozenset(given.get("when", ())),
             declared=declared,
+            lazy=bool(given.get("lazy", True)),
         )
 
     @property
@@ -304,9 +314,13 @@ class SourceMap:
                 ours[name] = value
         return tuple(sorted(ours.items()))
 
-    def tells(self, family: Family, label: str) -> frozenset[str]:
-        """The values of a closed label that this upstream can tell."""
-        rules = [rule for rule in self.rules if rule.family is family]
+    def is_lazy(self, family: Family, beside: Mapping[str, str]) -> bool:
+        """Whether a counter that the upstream does not show may be 0 beside these labels."""
+        return any(rule.lazy for rule in self.rules if rule.family is family and rule.agrees(beside))
+
+    def tells(self, family: Family, label: str, beside: Mapping[str, str]) -> frozenset[str]:
+        """The values of a closed label that this upstream can tell, beside the other labels of a series."""
+        rules = [rule for rule in self.rules if rule.family is family and rule.agrees(beside)]
         return frozenset(told for rule in rules for told in _told(label, rule.labels, rule.constant))
 
 

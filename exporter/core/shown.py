@@ -176,7 +176,7 @@ class Shown:
                         if name not in child.closed and (name in child.labels or name not in series.family.labels)
                     ]
                     for label, values in child.closed.items():
-                        told = self._map.tells(child, label)
+                        told = self._map.tells(child, label, dict(labels))
                         yield from (self._table(child, [*labels, (label, v)]) for v in values if v in told)
-                    if not child.closed:
+                    if not child.closed and self._map.is_lazy(child, dict(labels)):
                         yield self._table(child, labels)
