@@ -83,8 +83,8 @@ class Pick:
 class Rule:
     """One way in which a family is fed. `key` names it in the state file; `declared` are the TYPEs of its upstream.
 
-    `lazy` says that the upstream does not show the counter until it has counted; if not, one that is not shown cannot be
-    told, and is not shown as 0.
+    `lazy` says that the upstream does not show the counter until it has counted; if not, one that it does not show is
+    one that it cannot tell, and no 0.
     """
 
     key: str
