@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,14 +248,23 @@ class Exporter(Server):
 
     async def until(self, name: str, value: float, seconds: float = 30.0, **labels: str) -> None:
         """Wait until the sum is this value."""
+        await self._until(lambda found: abs(found - value) < 1e-9 * max(1.0, value), f"{value}", name, seconds, labels)
+
+    async def until_above(self, name: str, value: float, seconds: float = 30.0, **labels: str) -> None:
+        """Wait until the sum is more than this value."""
+        await self._until(lambda found: found > value, f"above {value}", name, seconds, labels)
+
+    async def _until(
+        self, right: Callable[[float], bool], what: str, name: str, seconds: float, labels: dict[str, str]
+    ) -> None:
         found = float("nan")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = await asyncio.to_thread(self.sum, name, None, **labels)
-            if abs(found - value) < 1e-9 * max(1.0, value):
+            if right(found):
                 return
             await asyncio.sleep(0.3)
-        raise AssertionError(f"{name}{labels} is {found}, not {value}\n{self.tail()}")
+        raise AssertionError(f"{name}{labels} is {found}, not {what}\n{self.tail()}")
 
 
 def exporter(folder: Path, upstream: str, *arguments: str, state: str = "state", port: int = 0) -> Exporter:
