@@ -77,7 +77,7 @@ def assemble(
     upstream = Upstream(client, target.url, _key_of(target), compression=target.compression, tls=_tls_of(target))
     score = config.score
     settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
-    health = Health(target.source, target.target_name, target.labels)
+    health = Health(target.source, target.target_name, target.labels, config.thresholds_of(target))
     board.watch(health)
     return Watch(
         kind(
@@ -135,7 +135,7 @@ def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
 
 def _common(config: Config) -> tuple[object, ...]:
     """What the configuration says of all targets alike."""
-    return config.interval, config.intervals, config.timeout, config.limits, config.score
+    return config.interval, config.intervals, config.timeout, config.limits, config.score, config.thresholds
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ AUTO = "auto"
 _PLAIN_WORDS = {
     "string_type": ("not text", "write {quoted}"),
     "int_type": ("not a whole number", "write digits alone"),
+    "float_type": ("not a number", "write digits, such as 90"),
     "bool_type": ("neither true nor false", "write true or false, without quotes"),
     "tuple_type": ("not a list", "write [a, b], or one item a line with - before it"),
     "dict_type": ("not a mapping", "write key: value, one a line"),

@@ -295,6 +295,30 @@ class WithToken(TargetConfig):
         return _had(self, "token", environ)
 
 
+class Thresholds(Section):
+    """Limits that alerts hold against what is seen, exposed as `llm_threshold_*`; the exporter itself does nothing."""
+
+    restart_failures: int = Field(default=5, ge=1, description="Restarts and failures that are too many.")
+    cpu_max: float = Field(default=90.0, ge=1, le=100, description="Percent of the CPU that is too much.")
+    mem_max: float = Field(default=90.0, ge=1, le=100, description="Percent of the memory that is too much.")
+
+    def exposed(self) -> dict[str, float]:
+        """What is shown, by family: percent as ratios."""
+        return {
+            "llm_threshold_restart_failures": float(self.restart_failures),
+            "llm_threshold_cpu_ratio": self.cpu_max / 100,
+            "llm_threshold_memory_ratio": self.mem_max / 100,
+        }
+
+
+class WithThresholds(TargetConfig):
+    """A target that has something to hold against thresholds."""
+
+    thresholds: Thresholds | None = Field(
+        default=None, description="The target's own thresholds; one that is left out is as `thresholds` of all has it."
+    )
+
+
 class Limits(Section):
     """What one target may cost at most. Beyond it, its reads fail or series are left out, and it alone suffers."""
 
@@ -345,11 +369,21 @@ class Config(Section):
     )
     limits: Limits = Field(default=Limits(), description="What one target may cost at most.")
     score: Score = Field(default=Score(), description="What the score of a provider is computed with.")
+    thresholds: Thresholds = Field(
+        default=Thresholds(), description="Limits for alerts, in percent; exposed as `llm_threshold_*`."
+    )
 
     def interval_of(self, target: TargetConfig) -> float:
         """Seconds between two reads of a target: what is written nearest to it, else what is usual."""
         usual = None if "interval" in self.model_fields_set else target.usual_interval
         return target.interval or self.intervals.get(target.source) or usual or self.interval
+
+    def thresholds_of(self, target: TargetConfig) -> dict[str, float]:
+        """The thresholds in force for a target, by family; none for one that has nothing to hold against them."""
+        if not isinstance(target, WithThresholds):
+            return {}
+        own = target.thresholds.model_dump(exclude_unset=True) if target.thresholds is not None else {}
+        return self.thresholds.model_copy(update=own).exposed()
 
     @property
     def address(self) -> tuple[str | None, int]:

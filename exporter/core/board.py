@@ -20,6 +20,7 @@ class Health:
     source: str
     target: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    configured: Mapping[str, float] = field(default_factory=dict)  # families whose values the configuration says
     interval: float = 0.0  # seconds between reads, in force now
     reading: Reading | None = None
     success: float | None = None  # Unix seconds
@@ -42,7 +43,7 @@ class Health:
         return self._sheet
 
     def rows(self) -> Iterable[Sample]:
-        """The `llm_target_*` samples."""
+        """The `llm_target_*` samples, and what the configuration says."""
         known = families()
 
         def series(name: str, label: str = "", value: str = "") -> Series:
@@ -60,6 +61,8 @@ class Health:
         yield series("llm_target_up"), float(reading.ok)
         yield series("llm_target_read_duration_seconds"), reading.seconds
         yield series("llm_target_interval_seconds"), self.interval
+        for name, value in self.configured.items():
+            yield series(name), value
         yield series("llm_target_series"), float(len(reading.samples))
         if reading.ok:
             yield series("llm_target_samples"), float(self.samples)
