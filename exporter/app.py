@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN = 15.0
 """Seconds between two looks for upstreams that were not found on this machine."""
+LOCAL = ("localhost", "127.0.0.1", "::1")
 LOOK_TIMEOUT = 3.0
 """Seconds in which an upstream that is looked for must answer."""
 
@@ -56,11 +58,13 @@ def assemble(
     *,
     everything: bool = False,
     found: Callable[[Sequence[TargetConfig]], None] = lambda _: None,
+    ports: Callable[[], frozenset[int]] = frozenset,
 ) -> Watch:
     """The parts that watch a target, put together; the target is on the board from now on.
 
     Without a store nothing is remembered, as at a first start. With `everything` the upstream is asked for all that it
-    has, also what is not mapped. `found` is told the targets that the target's own upstream knows of.
+    has, also what is not mapped. `found` is told the targets that the target's own upstream knows of; `ports` says
+    where on this machine targets are watched.
     """
     kind = sources()[target.source]
     table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
@@ -91,6 +95,7 @@ def assemble(
                 timeout=target.timeout or config.timeout,
                 found=found,
                 newest=board.newest,
+                ports=ports,
             ),
         ),
         totals,
@@ -332,9 +337,15 @@ class App:
         assert self._group is not None  # noqa: S101 - the same
         name = target.target_name
         children = partial(self._children, name)
-        watch = assemble(self.config, target, self._client, self.board, self._store, found=children)
+        watch = assemble(self.config, target, self._client, self.board, self._store, found=children, ports=self._ports)
         task = self._group.create_task(watch.run(), name=name)
         self._targets[name] = Watched(written or target, watch, task, found, parent)
+
+    def _ports(self) -> frozenset[int]:
+        """The ports of this machine at which targets are watched."""
+        places = [urlsplit(watched.config.place) for watched in self._targets.values()]
+        local = [place.port for place in places if place.hostname in LOCAL]
+        return frozenset(port for port in local if port is not None)
 
     # -- finding what runs here ----------------------------------------------------------------------------------
 

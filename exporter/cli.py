@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     read = commands.add_parser("read", help="read one upstream once; print what would be shown, and what not and why")
     read.add_argument("source", choices=sorted(sources()))
-    read.add_argument("url")
+    read.add_argument("url", nargs="?", default="", help="where it answers; not for this machine itself")
     read.add_argument("--api-key-file", metavar="FILE", help="file with the key (else LITELLM_API_KEY)")
     return parser
 
