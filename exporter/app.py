@@ -32,6 +32,7 @@ from exporter.core.state import Store
 from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, SeriesTable
 from exporter.insight import Insight, Settings
+from exporter.notify import Notifier, given_sockets
 from exporter.sources import sources
 from exporter.text.difference import Difference, Limits
 from exporter.text.negotiate import Format
@@ -174,6 +175,7 @@ class App:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self.board = Board(self._own, self._process)
+        self._systemd = Notifier(self.ready, self._status, environ)
         self._client: Client | None = None
         self._group: asyncio.TaskGroup | None = None
 
@@ -226,6 +228,11 @@ class App:
             return made.removesuffix(b"# EOF\n")
         return classic.generate_latest(self._registry)
 
+    def _status(self) -> str:
+        """How it does, in a line."""
+        up = sum(1 for target in self.targets() if target.state == "up")
+        return f"{up} of {len(self._targets) + len(self._unrecognised)} targets are up"
+
     # -- running -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -234,17 +241,20 @@ class App:
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, stop.set)
-        web = await serve(application(self, reload=self.config.reload, version=__version__), self.config.address)
-        log.info("listening", address=self.config.listen, version=__version__)
+        given = given_sockets(self._environ)
+        web = await serve(application(self, reload=self.config.reload, version=__version__), self.config.address, given)
+        log.info("listening", address="systemd's" if given else self.config.listen, version=__version__)
         async with session() as self._client:
             with suppress(asyncio.CancelledError):
                 async with asyncio.TaskGroup() as self._group:
                     loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-                    work = self._group.create_task(self._work())
+                    work = [self._group.create_task(self._work()), self._group.create_task(self._systemd.run())]
                     await stop.wait()
                     log.info("stopping")
+                    self._systemd.stopping()
                     await web.cleanup()
-                    work.cancel()
+                    for task in work:
+                        task.cancel()
                     for target in self._targets.values():
                         target.task.cancel()
         self._store.close()
@@ -265,6 +275,7 @@ class App:
 
     async def reload(self) -> str | None:
         """Read the configuration again. A bad one is refused whole, and the running one stays."""
+        self._systemd.reloading()
         try:
             config = self._load()
         except ConfigError as error:

@@ -5,34 +5,34 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-PROC = Path("/proc")
+PROC = "/proc"
 
 _UNIT = re.compile(r"(?!user@).+\.service")
 _CONTAINER = re.compile(r"(?:docker-|libpod-|cri-containerd-|crio-)?([0-9a-f]{64})(?:\.scope)?")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
-def workload_of(pid: int, proc: Path = PROC) -> str | None:
-    """`vllm.service`, `container-0123456789ab`, or a process's short name; None where there is no such process."""
+def workload_of(pid: int, proc: Path | str = PROC) -> str | None:
+    """`vllm.service`, a container as `0123456789ab`, or a process's short name; None where there is no such process."""
     found = cgroup_of(pid, proc)
     return found[0] if found is not None else name_of(pid, proc)
 
 
-def name_of(pid: int, proc: Path = PROC) -> str | None:
+def name_of(pid: int, proc: Path | str = PROC) -> str | None:
     """The short name of a process (15 letters, no path); None where there is no such process."""
     try:
-        return (proc / str(pid) / "comm").read_text(errors="replace").strip() or None
+        return Path(proc, str(pid), "comm").read_text(errors="replace").strip() or None
     except OSError:
         return None
 
 
-def cgroup_of(pid: int, proc: Path = PROC) -> tuple[str, str] | None:
+def cgroup_of(pid: int, proc: Path | str = PROC) -> tuple[str, str] | None:
     """The unit or container that a process is in, and its cgroup, as `system.slice/vllm.service`; None without one.
 
     A container in a unit is the unit (Podman's quadlets), one in a pod is itself.
     """
     try:
-        text = (proc / str(pid) / "cgroup").read_text(errors="replace")
+        text = Path(proc, str(pid), "cgroup").read_text(errors="replace")
     except OSError:
         return None
     lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
@@ -48,7 +48,7 @@ def cgroup_of(pid: int, proc: Path = PROC) -> tuple[str, str] | None:
     if containers:
         found = _CONTAINER.fullmatch(steps[containers[-1]])
         assert found is not None  # noqa: S101 - it has just matched
-        return f"container-{found[1][:12]}", "/".join(steps[: containers[-1] + 1])
+        return found[1][:12], "/".join(steps[: containers[-1] + 1])
     return None
 
 

@@ -7,9 +7,9 @@ import errno
 import gzip
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from socket import gaierror
+from socket import gaierror, socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -62,10 +62,10 @@ def application(view: View, *, reload: bool, version: str) -> web.Application:
     return app
 
 
-async def serve(app: web.Application, address: tuple[str | None, int]) -> web.AppRunner:
+async def serve(app: web.Application, address: tuple[str | None, int], given: Sequence[socket] = ()) -> web.AppRunner:
     """Listen on `address` (host, or None for all; port, or 0 for any free one) until the runner's `cleanup()`.
 
-    Raises AddressTaken where it cannot.
+    Where sockets that listen already are `given`, on these instead. Raises AddressTaken where it cannot.
     """
     log = logging.getLogger(__name__)
     log.addFilter(_nothing_private)
@@ -81,7 +81,9 @@ async def serve(app: web.Application, address: tuple[str | None, int]) -> web.Ap
     assert runner.server is not None  # noqa: S101 - setup() made it
     runner.server.request_factory = partial(_Request, loop=asyncio.get_running_loop(), client_max_size=BODY_BYTES)
     try:
-        await web.TCPSite(runner, *address).start()
+        sites: list[web.BaseSite] = [web.SockSite(runner, one) for one in given]
+        for site in sites or [web.TCPSite(runner, *address)]:
+            await site.start()
     except OSError as error:
         await runner.cleanup()
         raise AddressTaken(_cannot_listen(*address, error)) from error

@@ -23,8 +23,7 @@ KNOWN = re.compile(
 CGROUP = Path("/sys/fs/cgroup")
 
 SLACK = 2.0
-"""Seconds by which a process may seem to have begun too early: Linux tells the machine's begin, from which it is counted,
-in whole ones."""
+"""Seconds by which a process may seem to have begun too early: it is counted from the machine's, which is rounded."""
 
 
 @dataclass(slots=True)
