@@ -127,6 +127,9 @@ class Watch:
                 result = await self._source.read()
             whole = result.failure is None or self.reader.bodies != bodies
             self._told = self._totals(result.samples) if whole else Samples()
+            if result.shows is not None:
+                kept = [sample for sample in self._told if result.shows(sample[0])]
+                self._told = Samples([series for series, _ in kept], [value for _, value in kept])
             reading = self._made_of(result, time.monotonic() - began)
             took = result.seconds
         except Exception as error:  # noqa: BLE001 - the one place: a target's failure becomes its Reading

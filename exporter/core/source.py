@@ -14,7 +14,7 @@ from exporter.core.fetch import Answer, Upstream, refuse_markup
 from exporter.core.http import RECEIVE, SLICE
 from exporter.core.mapping import SourceMap
 from exporter.core.total import Totals
-from exporter.core.types import Advice, Reading, Sample, SeriesTable, escaped, number
+from exporter.core.types import Advice, Reading, Sample, Series, SeriesTable, escaped, number
 from exporter.text.difference import Difference
 
 if TYPE_CHECKING:
@@ -115,6 +115,9 @@ class Result:
     failure: ReadError | None = None
     seconds: float | None = None
     """How long the upstream worked, where that is not how long the read took: it also waited for others."""
+    shows: Callable[[Series], bool] | None = None
+    """Which series of the totals are shown, where not all: a counter is remembered for a while after its last line, and
+    of what is known to be gone not even that is wanted."""
 
 
 class Source(Protocol):

@@ -64,7 +64,8 @@ class Dcgm:
             refuse(answer)
             await self._context.take(answer)
         self._count()
-        return Result([*self._samples()])
+        there = {dict(labels).get("gpu") for labels in self._context.totals.internal("known")}
+        return Result([*self._samples()], shows=lambda series: series.get("gpu") in there)
 
     def _count(self) -> None:
         """Add what the hardware's counters gained. One that fell began anew with its driver."""

@@ -17,7 +17,7 @@ from exporter.config.values import AbsolutePath
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result, Row
-from exporter.core.types import Advice
+from exporter.core.types import Advice, Series
 from exporter.core.workload import workload_of
 from exporter.sources.dcgm import USUAL, is_dcgm
 from exporter.sources.gpu import child
@@ -25,6 +25,9 @@ from exporter.sources.gpu.process import Answer, Asker
 
 LOOK_AGAIN = 60.0
 """Seconds between two looks for a dcgm-exporter on this machine."""
+
+ALWAYS = ("llm_gpu_up", "llm_gpu_xid_errors_total", "llm_gpu_xid_last_timestamp_seconds")
+"""What is shown of a GPU that is down, too."""
 
 log = structlog.get_logger(__name__)
 
@@ -101,9 +104,8 @@ class Gpu:
         if await self._steps_back():
             await self._asker.close()
             self._context.tell(())
-            return Result(
-                advice=(Advice(f"the GPUs: the dcgm-exporter at {self._other} tells them", "step_back: false"),)
-            )
+            told = Advice(f"the GPUs: the dcgm-exporter at {self._other} tells them", "step_back: false")
+            return Result(advice=(told,), shows=lambda _: False)
         try:
             answers = await self._asker.ask()
         finally:
@@ -120,7 +122,7 @@ class Gpu:
             )
             for number, why in self._failures.items()
         ]
-        return Result(advice=advice, seconds=self._asker.seconds)
+        return Result(advice=advice, seconds=self._asker.seconds, shows=self._shows if self._failures else None)
 
     async def follow(self) -> AsyncIterator[Result]:
         """Keep the child from one read to the next; XIDs are heard in between."""
@@ -137,6 +139,10 @@ class Gpu:
             self._look_again = self._context.clock() + LOOK_AGAIN
             self._other = await _dcgm(self._context.upstream)
         return self._other is not None
+
+    def _shows(self, series: Series) -> bool:
+        """Nothing of a GPU that is down, but that it is, and why."""
+        return series.get("gpu") not in self._failures or series.family.name in ALWAYS
 
     def _count_xid(self, said: Answer) -> None:
         gpu, uuid = str(said["gpu"]), said["uuid"]

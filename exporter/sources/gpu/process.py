@@ -91,6 +91,7 @@ class Asker:
     async def close(self) -> None:
         """End the child. One that a call to the driver holds is left behind."""
         self._drop()
+        self._started = float("-inf")  # it did not end by itself: the next need not wait
         await self._gone()
 
     # -- the child's life ----------------------------------------------------------------------------------------
