@@ -70,7 +70,9 @@ class Gpu:
         self._asker = Asker(config.sysfs, self._count_xid)
         self._kept = False  # the child lives on after a read
         self._numbers: dict[str, str] = {}  # of each GPU that was seen, by its UUID
-        self._failures: dict[str, str] = {}  # by number
+        self._failures: dict[
+            str, tuple[str, str]
+        ] = {}  # number and reason, by UUID where that is known, else by number
         self._xids: dict[str, tuple[str, float]] = {}  # number and time of the last one, by UUID
         self._other: str | None = None
         self._look_again = float("-inf")
@@ -120,7 +122,7 @@ class Gpu:
                 f"GPU {number}: {why}",
                 f"nvidia-smi --query-gpu=gpu_recovery_action --format=csv -i {number}   # and see the kernel's log",
             )
-            for number, why in self._failures.items()
+            for number, why in self._failures.values()
         ]
         return Result(advice=advice, seconds=self._asker.seconds, shows=self._shows if self._failures else None)
 
@@ -142,7 +144,7 @@ class Gpu:
 
     def _shows(self, series: Series) -> bool:
         """Nothing of a GPU that is down, but that it is, and why."""
-        return series.get("gpu") not in self._failures or series.family.name in ALWAYS
+        return (series.get("uuid") or series.get("gpu")) not in self._failures or series.family.name in ALWAYS
 
     def _count_xid(self, said: Answer) -> None:
         gpu, uuid = str(said["gpu"]), said["uuid"]
@@ -155,7 +157,7 @@ class Gpu:
         """What is told of each GPU; of one that does not answer, that it is not up."""
         uuids = {number: uuid for uuid, number in self._numbers.items()}
         missing = dict(self._numbers)
-        failures: dict[str, str] = {}
+        failures: dict[str, tuple[str, str]] = {}
         for index, answer in answers.items():
             number = str(index)
             uuid = (answer or {}).get("uuid") or uuids.get(number)
@@ -164,7 +166,7 @@ class Gpu:
                 self._numbers[uuid] = number
                 missing.pop(uuid, None)
             if answer is None or "rows" not in answer:
-                failures[number] = child.HANGS if answer is None else answer["error"]
+                failures[uuid or number] = number, child.HANGS if answer is None else answer["error"]
                 yield "gpu_up", labels, 0.0
                 continue
             yield "gpu_up", labels, 1.0
@@ -173,14 +175,14 @@ class Gpu:
             for workload, size in _shares(answer["processes"]).items():
                 yield "gpu_process_memory_bytes", {**labels, "workload": workload}, size
         for uuid, number in missing.items():  # the library does not even count it any more
-            failures[number] = "gone"
+            failures[uuid] = number, "gone"
             yield "gpu_up", {"gpu": number, "uuid": uuid}, 0.0
         for uuid, (number, at) in self._xids.items():
             yield "gpu_xid_last_timestamp_seconds", {"gpu": number, "uuid": uuid}, at
-        for number in failures.keys() - self._failures.keys():
-            log.warning("a GPU is down", gpu=number, reason=failures[number])
-        for number in self._failures.keys() - failures.keys():
-            log.info("a GPU is back", gpu=number)
+        for key in failures.keys() - self._failures.keys():
+            log.warning("a GPU is down", gpu=failures[key][0], reason=failures[key][1])
+        for key in self._failures.keys() - failures.keys():
+            log.info("a GPU is back", gpu=self._failures[key][0])
         self._failures = failures
 
 

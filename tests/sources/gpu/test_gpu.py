@@ -4,14 +4,16 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from scripted import Driver
 
@@ -56,6 +58,25 @@ class Read:
 
     async def values(self, family: str, *labels: str) -> dict[str, float]:
         return values(await self(), family, *labels)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what comes by itself, within 10 s."""
+    async with asyncio.timeout(10):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
+
+
+def alive(pid: int | None) -> bool:
+    with suppress(OSError):
+        return Path("/proc", str(pid), "stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def values(reading: Reading, family: str, *labels: str) -> dict[str, float]:
@@ -263,9 +284,12 @@ async def test_a_gpu_that_hangs_costs_its_own_series_and_delays_the_others_once(
         assert answers[5]["error"] == child.HANGS
         assert values(await read(), "llm_gpu_power_watts")["6"] == 2.0
         assert read.asker._asked == asked + 3
-        async with asyncio.timeout(10):
-            while values(reading := await read(), "llm_gpu_up") != WELL:
-                await asyncio.sleep(0.1)
+
+        async def back() -> bool:
+            return await read.values("llm_gpu_up") == WELL
+
+        await until(back)
+        reading = await read()
         assert of(reading, 5) == of(before, 5)
         assert read.watch.health.interval == 5.0  # others are read as often as before
 
@@ -338,32 +362,36 @@ async def test_what_a_card_does_not_support_is_asked_again_after_a_while(driver:
 # -- XIDs ----------------------------------------------------------------------------------------------------------
 
 
+async def heard(read: Read, xids: dict[str, float]) -> bool:
+    return values(await read(), "llm_gpu_xid_errors_total", "gpu", "xid") == xids
+
+
 async def test_xids_are_counted_also_of_a_gpu_that_is_lost(driver: Driver) -> None:
     async with watching() as read:
         await read()
         began = time.time()
         await driver.say("gpu.3.err.* = GPU_IS_LOST", "xid.1 = 3:79")
-        async with asyncio.timeout(5):
-            while not values(await read(), "llm_gpu_xid_errors_total"):
-                await asyncio.sleep(0.05)
+        await until(lambda: heard(read, {"3,79": 1.0}))
         reading = await read()
         assert values(reading, "llm_gpu_xid_errors_total", "gpu", "xid") == {"3,79": 1.0}
         assert of(reading, 3) == {"llm_gpu_up", "llm_gpu_xid_errors_total", "llm_gpu_xid_last_timestamp_seconds"}
         at = values(reading, "llm_gpu_xid_last_timestamp_seconds")["3"]
         assert began - 1 <= at <= time.time() + 1
         await driver.say("xid.2 = 3:79", "xid.3 = 3:48", "xid.4 = 0:48")
-        async with asyncio.timeout(5):
-            while values(await read(), "llm_gpu_xid_errors_total", "gpu", "xid") != {"3,79": 2, "3,48": 1, "0,48": 1}:
-                await asyncio.sleep(0.05)
+        await until(lambda: heard(read, {"3,79": 2.0, "3,48": 1.0, "0,48": 1.0}))
 
 
 async def test_an_xid_is_shown_as_0_first_so_that_increase_sees_it(driver: Driver) -> None:
     async with watching() as read:
         await read()
         await driver.say("xid.1 = 3:79")
-        async with asyncio.timeout(5):
-            while not (shown := values(await read.watch.read(), "llm_gpu_xid_errors_total")):
-                await asyncio.sleep(0.05)
+        shown: dict[str, float] = {}
+
+        async def born() -> bool:
+            shown.update(values(await read.watch.read(), "llm_gpu_xid_errors_total"))
+            return bool(shown)
+
+        await until(born)
         assert shown == {"3": 0.0}
         assert await read.values("llm_gpu_xid_errors_total") == {"3": 1.0}
 
@@ -372,17 +400,13 @@ async def test_counts_go_on_when_the_child_and_the_exporter_begin_anew(driver: D
     async with watching(Store(tmp_path)) as read:
         await read()
         await driver.say("xid.1 = 3:79", "field.3.83 = 5000")
-        async with asyncio.timeout(5):
-            while not await read.values("llm_gpu_xid_errors_total"):
-                await asyncio.sleep(0.05)
+        await until(lambda: heard(read, {"3,79": 1.0}))
         assert (await read.values("llm_gpu_energy_joules_total"))["3"] == 123456794.0  # it fell, so it began anew
     await driver.say("field.3.83 = 7000")
     async with watching(Store(tmp_path)) as read:
         assert await read.values("llm_gpu_xid_errors_total") == {"3": 1.0}
         await driver.say("xid.1 = 3:79", "field.3.83 = 8000")  # a new process of the driver's tells from its first on
-        async with asyncio.timeout(5):
-            while await read.values("llm_gpu_xid_errors_total") != {"3": 2.0}:
-                await asyncio.sleep(0.05)
+        await until(lambda: heard(read, {"3,79": 2.0}))
         assert (await read.values("llm_gpu_energy_joules_total"))["3"] == 123456797.0
 
 
@@ -506,9 +530,8 @@ async def test_no_child_outlives_the_watch(driver: Driver) -> None:
     async with watching() as read:
         await read()
         pid = read.asker.pid
-        assert pid
-        assert Path("/proc", str(pid)).exists()
-    assert not Path("/proc", str(pid)).exists()
+        assert alive(pid)
+    assert not alive(pid)
 
 
 async def test_a_single_read_leaves_no_child_behind(driver: Driver) -> None:
@@ -519,22 +542,40 @@ async def test_a_single_read_leaves_no_child_behind(driver: Driver) -> None:
     assert watch._source._asker.pid is None
 
 
-async def test_the_child_ends_with_the_exporter_even_where_that_is_killed(driver: Driver) -> None:
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c",
-        "import subprocess, sys, time\n"
-        f"p = subprocess.Popen([sys.executable, '-P', {child.__file__!r}, '/sys'], stdin=-1, stdout=-1)\n"
-        "print(p.pid, flush=True); time.sleep(60)",
-        stdout=asyncio.subprocess.PIPE,
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+async def test_the_exporter_finds_the_gpus_by_itself_and_its_child_ends_with_it(
+    driver: Driver, tmp_path: Path, sign: signal.Signals
+) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    exporter = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "exporter", "--listen", f"127.0.0.1:{port}", "--state-directory", str(tmp_path / "state"),
+        stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    assert parent.stdout is not None
-    pid = int(await parent.stdout.readline())
-    assert Path("/proc", str(pid)).exists()
-    parent.kill()
-    await parent.wait()
-    async with asyncio.timeout(10):
-        while Path("/proc", str(pid)).exists() and "Z" not in Path("/proc", str(pid), "stat").read_text().split()[2]:
-            await asyncio.sleep(0.05)
+    try:
+        async with aiohttp.ClientSession() as client:
+
+            async def found() -> bool:
+                with suppress(aiohttp.ClientError):
+                    async with client.get(f"http://127.0.0.1:{port}/metrics") as response:
+                        return 'llm_gpu_up{source="gpu",target="gpu",gpu="7"' in await response.text()
+                return False
+
+            await until(found)
+        (pid,) = children(exporter.pid)
+        assert alive(pid)
+        exporter.send_signal(sign)
+        await exporter.wait()
+
+        async def gone() -> bool:
+            return not alive(pid)
+
+        await until(gone)
+    finally:
+        if exporter.returncode is None:
+            exporter.kill()
+            await exporter.wait()
 
 
 # -- AMD -----------------------------------------------------------------------------------------------------------
@@ -572,9 +613,7 @@ async def test_cards_of_amd_are_read_below_any_root(tmp_path: Path, accept: bool
     async with watching(sysfs=str(tmp_path)) as read:
         reading = await read()
         assert reading.ok, reading.error
-        for file in (tmp_path / "devices/0000:02:00.0").iterdir():
-            if file.name == "gpu_busy_percent":
-                file.unlink()
+        (tmp_path / "devices/0000:02:00.0/gpu_busy_percent").unlink()
         assert await read.values("llm_gpu_up", "gpu", "uuid") == {"0,18f68e602b8a790f": 1.0, "1,0000:02:00.0": 0.0}
     told = page([Sheet(reading.samples)], Format.TEXT)
     expected = HERE / "amd.prom"
