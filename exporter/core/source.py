@@ -28,6 +28,12 @@ TOLD = 500
 """Rows that are taken in one piece."""
 
 
+def written(name: str, labels: Mapping[str, object], value: float) -> bytes:
+    """A row as a line of an exposition."""
+    text = ",".join(f'{label}="{escaped(str(said))}"' for label, said in labels.items())
+    return f"{name}{{{text}}} {number(value)}\n".encode()
+
+
 @cache
 def source_map(kind: str) -> SourceMap:
     """The map of a source, checked against the catalogue; an empty one where the source has none."""
@@ -57,14 +63,15 @@ class Context:
 
         From there on they are as any exposition's: counters outlive restarts, a row that is gone has vanished.
         """
-        lines = [b"# \n"]  # a body is never empty
-        for name, labels, value in rows:
-            text = ",".join(f'{label}="{escaped(str(said))}"' for label, said in labels.items())
-            lines.append(f"{name}{{{text}}} {number(value)}\n".encode())
+        self.hear(written(*row) for row in rows)
+
+    def hear(self, lines: Iterable[bytes]) -> None:
+        """As `tell`, of what is written already: lines of an exposition, or some of them in one piece."""
+        said = [b"# \n", *lines]  # a body is never empty
         self.reader.begin()
         try:
-            for start in range(0, len(lines), TOLD):
-                self.reader.feed(b"".join(lines[start : start + TOLD]))
+            for start in range(0, len(said), TOLD):
+                self.reader.feed(b"".join(said[start : start + TOLD]))
             self.reader.end()
         except BaseException:
             self.reader.abort()

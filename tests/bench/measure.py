@@ -19,6 +19,7 @@ class Process:
     """A process that was started to be measured."""
 
     def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self.pid = popen.pid
         self._popen = popen
         self._log = log
         self._proc = Path("/proc", str(popen.pid))

@@ -16,7 +16,7 @@ from exporter.config.model import TargetConfig
 from exporter.config.values import AbsolutePath
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
-from exporter.core.source import Context, Result, Row
+from exporter.core.source import Context, Result, written
 from exporter.core.types import Advice, Series
 from exporter.core.workload import workload_of
 from exporter.sources.dcgm import USUAL, is_dcgm
@@ -113,7 +113,7 @@ class Gpu:
         finally:
             if not self._kept:
                 await self._asker.close()
-        self._context.tell(self._rows(answers))
+        self._context.hear(self._lines(answers))
         hangs = any(answer is None or answer.get("error") == child.HANGS for answer in answers.values())
         if self._failures and not hangs:
             self._asker.renew()
@@ -153,7 +153,7 @@ class Gpu:
         self._xids[uuid] = gpu, said["at"]
         log.warning("a GPU reports an XID", gpu=gpu, xid=said["xid"])
 
-    def _rows(self, answers: Mapping[int, Answer | None]) -> Iterator[Row]:
+    def _lines(self, answers: Mapping[int, Answer | None]) -> Iterator[bytes]:
         """What is told of each GPU; of one that does not answer, that it is not up."""
         uuids = {number: uuid for uuid, number in self._numbers.items()}
         missing = dict(self._numbers)
@@ -165,20 +165,18 @@ class Gpu:
             if uuid:
                 self._numbers[uuid] = number
                 missing.pop(uuid, None)
-            if answer is None or "rows" not in answer:
+            if answer is None or "text" not in answer:
                 failures[uuid or number] = number, child.HANGS if answer is None else answer["error"]
-                yield "gpu_up", labels, 0.0
+                yield written("gpu_up", labels, 0.0)
                 continue
-            yield "gpu_up", labels, 1.0
-            for name, more, value in answer["rows"]:
-                yield name, {**labels, **more}, value
+            yield answer["text"].encode()
             for workload, size in _shares(answer["processes"]).items():
-                yield "gpu_process_memory_bytes", {**labels, "workload": workload}, size
+                yield written("gpu_process_memory_bytes", {**labels, "workload": workload}, size)
         for uuid, number in missing.items():  # the library does not even count it any more
             failures[uuid] = number, "gone"
-            yield "gpu_up", {"gpu": number, "uuid": uuid}, 0.0
+            yield written("gpu_up", {"gpu": number, "uuid": uuid}, 0.0)
         for uuid, (number, at) in self._xids.items():
-            yield "gpu_xid_last_timestamp_seconds", {"gpu": number, "uuid": uuid}, at
+            yield written("gpu_xid_last_timestamp_seconds", {"gpu": number, "uuid": uuid}, at)
         for key in failures.keys() - self._failures.keys():
             log.warning("a GPU is down", gpu=failures[key][0], reason=failures[key][1])
         for key in self._failures.keys() - failures.keys():

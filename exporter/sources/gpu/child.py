@@ -2,10 +2,10 @@
 
 A program of its own that imports nothing of ours, so that it stays small: `python -P child.py SYSFS`. It says one line
 of JSON with the number of GPUs. From then on each line that comes in is a question, a number. Each GPU answers from a
-thread of its own with one line: `{"ask": 7, "gpu": 0, "uuid": …, "rows": [[name, labels, value], …], "processes":
-[[pid, bytes], …]}`, or with an `error` in place of rows. A GPU that still works on an older question is said to hang at
-once. In between come XIDs: `{"gpu": 0, "uuid": …, "xid": 79, "at": …}`. It ends when its input does, and when only a
-fresh process can help.
+thread of its own with one line: `{"ask": 7, "gpu": 0, "uuid": …, "text": …, "processes": [[pid, bytes], …]}`, the text
+being lines of an exposition under the names of map.yaml; or with an `error` in place of a text. A GPU that still works
+on an older question is said to hang at once. In between come XIDs: `{"gpu": 0, "uuid": …, "xid": 79, "at": …}`. It ends
+when its input does, and when only a fresh process can help.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ctypes import CDLL, c_void_p, cast
 from pathlib import Path
@@ -25,11 +25,16 @@ from typing import Any, Protocol
 Row = tuple[str, dict[str, str], float]
 """A name in our unit, labels beside the GPU's own, a value."""
 
+Said = tuple[list[Row], list[tuple[int, int | None]]]
+"""Rows, and each process on the GPU with its bytes there."""
+
 LIBRARY = "libnvidia-ml.so.1"
 AGAIN = 600.0
 """Seconds until a reading that a GPU does not support is tried again."""
 XID_WAIT = 2000
 """Milliseconds in one wait for XIDs."""
+
+UP: Row = ("gpu_up", {}, 1.0)
 
 HANGS = "hangs"
 """The error of a GPU that has not answered the question before."""
@@ -100,8 +105,8 @@ class Gpu(Protocol):
 
     uuid: str | None
 
-    def read(self) -> dict[str, Any]:
-        """`rows` and `processes`. Raises Lost."""
+    def read(self) -> Said:
+        """What it says now. Raises Lost."""
 
 
 class Nvidia:
@@ -119,7 +124,7 @@ class Nvidia:
         self._lost = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
         self._unsupported = (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND)
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Said:
         rows: list[Row] = []
         failure = ""
         try:
@@ -136,14 +141,14 @@ class Nvidia:
                 failure = self._word(error.value)
         if not rows:
             raise Lost(failure or "NOT_SUPPORTED")
-        rows.append(("gpu_info", self._info, 1.0))
+        rows += [UP, ("gpu_info", self._info, 1.0)]
         try:
             processes = self._try("processes", self._processes)
         except self._nvml.NVMLError:
             processes = []
         else:
             rows += [("gpu_processes", {}, float(len(processes)))] * ("processes" not in self._again)
-        return {"rows": rows, "processes": processes}
+        return rows, processes
 
     def _try(self, what: object, call: Any) -> list[Any]:
         """What a call gives, nothing where it is not supported. Raises Lost, and NVMLError where it failed."""
@@ -325,11 +330,11 @@ class Amd:
         self.uuid: str | None = self._word("unique_id") or bus
         self._info = {"name": self._word("product_name") or f"AMD {self._word('device')}", "pci_bus_id": bus}
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> Said:
         rows = [*self._rows()]
         if not rows:
             raise Lost("GPU_IS_LOST")
-        return {"rows": [*rows, ("gpu_info", self._info, 1.0)], "processes": []}
+        return [*rows, UP, ("gpu_info", self._info, 1.0)], []
 
     def _rows(self) -> Iterator[Row]:
         for file, name, unit in (
@@ -437,13 +442,40 @@ def amd(sysfs: Path) -> Sequence[Gpu]:
     return [Amd(folder) for folder in folders if read_file(folder / "vendor") == "0x1002"]
 
 
+def writer(number: int) -> Callable[[str | None, Iterable[Row]], str]:
+    """Writes the rows of a GPU. What stands before a value is made once."""
+    heads: dict[tuple[str, ...], str] = {}
+
+    def write(uuid: str | None, rows: Iterable[Row]) -> str:
+        lines = []
+        for name, labels, value in rows:
+            key = (name, *labels.values())
+            head = heads.get(key)
+            if head is None:
+                told = {"gpu": str(number), "uuid": uuid or "", **labels}
+                text = ",".join(f'{label}="{escaped(said)}"' for label, said in told.items())
+                head = heads[key] = f"{name}{{{text}}} "
+            lines.append(f"{head}{value!r}\n")
+        return "".join(lines)
+
+    return write
+
+
+def escaped(value: str) -> str:
+    """A label's value as expositions have it between quotes."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
 def work(number: int, gpu: Gpu, questions: SimpleQueue[int], busy: list[int]) -> None:
     """Answer the questions to one GPU. `busy` holds the one that is being answered."""
+    write = writer(number)
     while True:
         ask = questions.get()
         head = {"ask": ask, "gpu": number}
+        answer: dict[str, Any]
         try:
-            answer = gpu.read()
+            rows, processes = gpu.read()
+            answer = {"text": write(gpu.uuid, rows), "processes": processes}
         except Lost as error:
             answer = {"error": str(error)}
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one GPU is no matter of the others

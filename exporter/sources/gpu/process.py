@@ -27,7 +27,7 @@ END = 1.0
 """Seconds in which a child that is killed must be gone, unless a call to the driver holds it."""
 
 Answer = Mapping[str, Any]
-"""What one GPU says: `uuid`, and `rows` with `processes`, or an `error` (see child.py)."""
+"""What one GPU says: `uuid`, and `text` with `processes`, or an `error` (see child.py)."""
 
 
 class Asker:
@@ -75,7 +75,7 @@ class Asker:
                     while self._process is not None and len(self._answers) < count:
                         self._news.clear()
                         await self._news.wait()
-                        if "rows" in next(reversed(self._answers.values()), {}):
+                        if "text" in next(reversed(self._answers.values()), {}):
                             self.seconds = time.monotonic() - began
             if self._process is not None:
                 return {number: self._answers.get(number) for number in range(count)}

@@ -117,9 +117,10 @@ async def watching(store: Store | None = None, **options: Any) -> AsyncIterator[
 DIFFERENT = (
     "gpu.{n}.util_gpu = 1{n}", "gpu.{n}.util_mem = 2{n}", "gpu.{n}.enc = 3{n}", "gpu.{n}.dec = 4{n}",
     "gpu.{n}.temp = 5{n}", "gpu.{n}.temp_mem = 6{n}", "gpu.{n}.power_mw = 30{n}500", "gpu.{n}.mem_used = 10{n}",
-    "gpu.{n}.clk_sm = 100{n}", "gpu.{n}.clk_graphics = 110{n}", "gpu.{n}.clk_mem = 120{n}", "gpu.{n}.clk_video = 130{n}",
-    "gpu.{n}.fans = 2", "gpu.{n}.fan = 7{n}", "gpu.{n}.pstate = {n}", "gpu.{n}.ecc_vol_corr = 1{n}",
-    "gpu.{n}.ecc_vol_unc = 2{n}", "gpu.{n}.remap_corr = 3{n}", "gpu.{n}.remap_unc = 4{n}", "gpu.{n}.pcie_replay = 5{n}",
+    "gpu.{n}.clk_sm = 100{n}", "gpu.{n}.clk_graphics = 110{n}", "gpu.{n}.clk_mem = 120{n}",
+    "gpu.{n}.clk_video = 130{n}", "gpu.{n}.fans = 2", "gpu.{n}.fan = 7{n}", "gpu.{n}.pstate = {n}",
+    "gpu.{n}.ecc_vol_corr = 1{n}", "gpu.{n}.ecc_vol_unc = 2{n}", "gpu.{n}.remap_corr = 3{n}", "gpu.{n}.remap_unc = 4{n}",
+    "gpu.{n}.pcie_replay = 5{n}",
     "gpu.{n}.viol_power_ns = {n}500000000", "gpu.{n}.recovery_action = {n}", "field.{n}.83 = {n}000",
     "field.{n}.138 = 1{n}", "field.{n}.139 = 2{n}", "field.{n}.197 = 3{n}", "field.{n}.198 = 4{n}",
 )  # fmt: skip
@@ -338,7 +339,7 @@ pynvml.nvmlInit()
 card = child.Nvidia(pynvml, 0, {}, child.Xids(pynvml))
 
 def told():
-    names = {name for name, labels, _ in card.read()["rows"] if labels.get("sensor") != "gpu"}
+    names = {name for name, labels, _ in card.read()[0] if labels.get("sensor") != "gpu"}
     print(*sorted(names & {"gpu_power_watts", "gpu_temperature_celsius"}))
 
 told()

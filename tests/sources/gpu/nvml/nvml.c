@@ -504,7 +504,7 @@ API R nvmlEventSetWait_v2(void *s, struct event *e, u32 ms) {
       e->data = C.xid[b].code; e->gi = e->ci = ~0u; pthread_mutex_unlock(&mu); return OK; }
     pthread_mutex_unlock(&mu);
     double left = end - now(); if (left <= 0) return TIMEOUT;
-    nap(left < 0.01 ? left : 0.01);
+    nap(left < 0.1 ? left : 0.1);
   }
 }
 API R nvmlEventSetWait(void *s, struct event *e, u32 ms) { return nvmlEventSetWait_v2(s, e, ms); }
