@@ -2,7 +2,8 @@
 
 Both run as they are started by anybody, with the same interval, over the same double of NVIDIA's driver, which answers
 at once: what is measured is their own work, all processes of each. The page is asked for every five seconds, as
-Prometheus would. With `--gate` it fails where the exporter costs more than SHARE of its peer's CPU. Wants nvitop-exporter.
+Prometheus would. With `--gate` it fails where the exporter costs more than SHARE of its peer's CPU.
+Wants nvitop-exporter.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Gpu:
             raise ReadError("connect", f"left to the dcgm-exporter at {other}, which tells the same")
         asker = Asker(target.sysfs, lambda _: None)
         try:
-            return bool(await asker.ask())
+            return await asker.count() > 0
         finally:
             await asker.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 from exporter.core.errors import ReadError
 from exporter.sources.gpu import child
 
-START = 5.0
+START = 4.0
 """Seconds in which the child must say how many GPUs there are, and the GPUs must answer for the first time."""
 PATIENCE = 1.0
 """Seconds in which a GPU must answer: many times what one takes that is well (0.1 to 20 ms)."""
@@ -57,15 +57,19 @@ class Asker:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    async def count(self) -> int:
+        """How many GPUs there are; none of them is asked. Raises ReadError where there is none."""
+        await self._ready()
+        assert self._hello is not None  # noqa: S101 - it is ready
+        return int(self._hello["gpus"])
+
     async def ask(self) -> dict[int, Answer | None]:
         """What each GPU says now, by its number; None for one that does not answer in time.
 
         Raises ReadError where there is no GPU, or nobody to ask it.
         """
         for last in (False, True):  # a child that ended meanwhile is started anew at once, unless it has just begun
-            await self._ready()
-            assert self._hello is not None  # noqa: S101 - it is ready
-            count, began = self._hello["gpus"], time.monotonic()
+            count, began = await self.count(), time.monotonic()
             self._asked += 1
             self._answers = {}
             self._send()

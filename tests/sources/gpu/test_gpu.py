@@ -119,10 +119,10 @@ DIFFERENT = (
     "gpu.{n}.temp = 5{n}", "gpu.{n}.temp_mem = 6{n}", "gpu.{n}.power_mw = 30{n}500", "gpu.{n}.mem_used = 10{n}",
     "gpu.{n}.clk_sm = 100{n}", "gpu.{n}.clk_graphics = 110{n}", "gpu.{n}.clk_mem = 120{n}",
     "gpu.{n}.clk_video = 130{n}", "gpu.{n}.fans = 2", "gpu.{n}.fan = 7{n}", "gpu.{n}.pstate = {n}",
-    "gpu.{n}.ecc_vol_corr = 1{n}", "gpu.{n}.ecc_vol_unc = 2{n}", "gpu.{n}.remap_corr = 3{n}", "gpu.{n}.remap_unc = 4{n}",
-    "gpu.{n}.pcie_replay = 5{n}",
-    "gpu.{n}.viol_power_ns = {n}500000000", "gpu.{n}.recovery_action = {n}", "field.{n}.83 = {n}000",
-    "field.{n}.138 = 1{n}", "field.{n}.139 = 2{n}", "field.{n}.197 = 3{n}", "field.{n}.198 = 4{n}",
+    "gpu.{n}.ecc_vol_corr = 1{n}", "gpu.{n}.ecc_vol_unc = 2{n}", "gpu.{n}.remap_corr = 3{n}",
+    "gpu.{n}.remap_unc = 4{n}", "gpu.{n}.pcie_replay = 5{n}", "gpu.{n}.viol_power_ns = {n}500000000",
+    "gpu.{n}.recovery_action = {n}", "field.{n}.83 = {n}000", "field.{n}.138 = 1{n}", "field.{n}.139 = 2{n}",
+    "field.{n}.197 = 3{n}", "field.{n}.198 = 4{n}",
 )  # fmt: skip
 
 
@@ -293,6 +293,15 @@ async def test_a_gpu_that_hangs_costs_its_own_series_and_delays_the_others_once(
         reading = await read()
         assert of(reading, 5) == of(before, 5)
         assert read.watch.health.interval == 5.0  # others are read as often as before
+
+
+async def test_a_gpu_that_hangs_from_the_start_is_down_and_the_others_are_found(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "START", 0.5)
+    await driver.say("gpu.5.hang.nvmlDeviceGetHandleByIndex_v2 = 30")
+    async with watching() as read:
+        assert await read.values("llm_gpu_up") == {**WELL, "5": 0.0}
 
 
 async def test_when_every_gpu_hangs_each_is_down_and_the_target_answers(
@@ -498,6 +507,26 @@ async def test_a_driver_that_hangs_at_its_start_is_a_timeout(driver: Driver, mon
     assert "it hangs" in reading.error
 
 
+async def test_beside_a_child_that_cannot_be_ended_none_is_started(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Held:
+        pid = 4194303
+
+        def poll(self) -> None:
+            return None
+
+    monkeypatch.setattr(process, "END", 0.1)
+    async with watching() as read:
+        read.asker._ending = Held()  # type: ignore[assignment]  # a process that the kernel holds cannot be had here
+        reading = await read()
+        assert reading.reason == "timeout"
+        assert "4194303" in reading.error
+        assert read.asker.pid is None
+        read.asker._ending = None
+        assert await read.values("llm_gpu_up") == WELL
+
+
 async def test_a_driver_that_was_loaded_anew_is_asked_by_a_fresh_child(driver: Driver) -> None:
     async with watching() as read:
         await read()
@@ -621,6 +650,18 @@ async def test_cards_of_amd_are_read_below_any_root(tmp_path: Path, accept: bool
     if accept:
         expected.write_bytes(told)
     assert told == expected.read_bytes()
+
+
+@pytest.mark.usefixtures("without_driver")
+async def test_a_card_of_amd_that_hangs_costs_its_own_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "START", 0.5)
+    amdgpu(tmp_path, 0, **MI210)
+    amdgpu(tmp_path, 1, gpu_busy_percent="5")
+    busy = tmp_path / "devices/0000:01:00.0/gpu_busy_percent"
+    busy.unlink()
+    os.mkfifo(busy)  # to open it blocks until somebody writes
+    async with watching(sysfs=str(tmp_path)) as read:
+        assert await read.values("llm_gpu_up") == {"0": 1.0, "1": 0.0}
 
 
 # -- detection -----------------------------------------------------------------------------------------------------
