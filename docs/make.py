@@ -53,6 +53,13 @@ targets:
     tls: {ca_file: ca.pem, cert_file: exporter.pem, key_file: exporter.key}   # what is trusted, and who we are
     api_key_env: LITELLM_API_KEY
     compression: true                      # gzip, where the network is what is scarce
+  - source: http                           # any service: up, latency, up since
+    name: search
+    url: http://127.0.0.1:7700/health
+    status: [200, 204]                     # 200 to 299 when left out
+    text: available                        # what the answer must hold
+    thresholds: {restart_failures: 3}      # of this target
+  - {source: http, name: ssh, host: 127.0.0.1, port: 22}   # or anything that takes TCP connections
 
 limits:                                    # of each target
   body: 256MiB                             # largest answer, after decompression
@@ -63,6 +70,11 @@ score:                                     # what llm_provider_score is computed
   minimum_requests: 10
   latency: 30s                             # objective of the p95 of the whole answer
   ttft: 2s                                 # objective of the p95 of the first token
+
+thresholds:                                # exposed as llm_threshold_*, for alerts; nothing else is done
+  restart_failures: 5
+  cpu_max: 90                              # percent
+  mem_max: 90
 """
 
 HEAD = f"""\
@@ -169,6 +181,8 @@ def _form(schema: Mapping[str, Any]) -> str:
             return "`true`, `false`"
         case "integer":
             return "whole number"
+        case "number":
+            return "number"
         case _:
             return "text"
 

@@ -113,9 +113,9 @@ async def test_it_finds_a_proxy_that_starts_later_and_shows_it(tmp_path: Path) -
     port = free_port()
     async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made:
         page = await made.until("llm_exporter_build_info")
-        assert "llm_target_up" not in page
+        assert 'llm_target_up{source="litellm"' not in page
         assert "nothing listens there" in await made.until("not found|looked", "/")
-        assert (await made.get("/-/ready"))[0] == 200
+        await made.until("is ready", "/-/ready")  # what else was found on this machine has been read, too
         async with serving(Proxy(), port):
             page = await made.until(r'^llm_target_up\{source="litellm",target="litellm"\} 1.0', seconds=30)
             assert 'llm_spend_usd_total{source="litellm",target="litellm"' in page

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from exporter.config.load import configured_kinds, load
-from exporter.config.model import Config, Limits, Score, TargetConfig
+from exporter.config.model import Config, Limits, Score, TargetConfig, Thresholds
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -61,10 +61,10 @@ def test_the_page_opens_with_an_example_that_is_taken(make: ModuleType, tmp_path
     file.write_text(found[1])
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "LITELLM_API_KEY": "sk-2"}
     names = [target.target_name for target in load(file, environ=environ).targets]
-    assert names == ["gpu-1:8000", "router-a", "gw-1:4000", "gw-2:4000"]
+    assert names == ["gpu-1:8000", "router-a", "gw-1:4000", "gw-2:4000", "search", "ssh"]
 
 
-@pytest.mark.parametrize("model", [Config, Limits, Score, TargetConfig])
+@pytest.mark.parametrize("model", [Config, Limits, Score, Thresholds, TargetConfig])
 def test_the_example_shows_every_key(model: type[BaseModel], make: ModuleType) -> None:
     for key in model.model_fields:
         assert re.search(rf"^[ -]*{key}:", make.EXAMPLE, re.MULTILINE), key
@@ -72,13 +72,13 @@ def test_the_example_shows_every_key(model: type[BaseModel], make: ModuleType) -
 
 def test_every_key_is_described(make: ModuleType) -> None:
     page = make.configuration()
-    models: list[type[BaseModel]] = [Config, Limits, Score, *configured_kinds().values()]
+    models: list[type[BaseModel]] = [Config, Limits, Score, Thresholds, *configured_kinds().values()]
     for model in models:
         for key, field in model.model_fields.items():
             if issubclass(model, TargetConfig) and key in TargetConfig.model_fields:
                 field = TargetConfig.model_fields[key]  # said once, in the words of the common model
             assert field.description, key
-            section = model is Config and key in ("targets", "limits", "score")
+            section = model is Config and key in ("targets", "limits", "score", "thresholds")
             assert f"## `{key}`" in page if section else field.description in page, key
 
 
@@ -91,7 +91,8 @@ def test_the_script_runs_as_a_program() -> None:
 
 UNDERSTOOD = {
     *("$schema", "$defs", "title", "description", "default", "format", "writeOnly"),  # nothing to check
-    *("$ref", "anyOf", "not", "type", "const", "enum", "pattern", "minLength", "maxLength", "minimum", "minItems"),
+    *("$ref", "anyOf", "not", "type", "const", "enum", "pattern", "minLength", "maxLength", "minItems"),
+    *("minimum", "maximum"),
     *("items", "properties", "patternProperties", "propertyNames", "additionalProperties", "required"),
 }
 TYPES: dict[str, tuple[type, ...]] = {
@@ -100,6 +101,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "boolean": (bool,),
     "integer": (int,),
+    "number": (int, float),
 }
 
 
@@ -127,7 +129,7 @@ def valid(value: Any, schema: Any, root: dict[str, Any]) -> bool:
             return False
         if not re.search(schema.get("pattern", ""), value):
             return False
-    if isinstance(value, int) and value < schema.get("minimum", value):
+    if isinstance(value, (int, float)) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return False
     if isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
