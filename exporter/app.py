@@ -59,13 +59,13 @@ def assemble(
     *,
     everything: bool = False,
     found: Callable[[Sequence[TargetConfig]], None] = lambda _: None,
-    ports: Callable[[], frozenset[int]] = frozenset,
+    ports: Callable[[], Mapping[int, str]] = dict,
 ) -> Watch:
     """The parts that watch a target, put together; the target is on the board from now on.
 
     Without a store nothing is remembered, as at a first start. With `everything` the upstream is asked for all that it
     has, also what is not mapped. `found` is told the targets that the target's own upstream knows of; `ports` says
-    where on this machine targets are watched.
+    where on this machine which targets are watched.
     """
     kind = sources()[target.source]
     table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
@@ -352,11 +352,10 @@ class App:
         task = self._group.create_task(watch.run(), name=name)
         self._targets[name] = Watched(written or target, watch, task, found, parent)
 
-    def _ports(self) -> frozenset[int]:
-        """The ports of this machine at which targets are watched."""
-        places = [urlsplit(watched.config.place) for watched in self._targets.values()]
-        local = [place.port for place in places if place.hostname in LOCAL]
-        return frozenset(port for port in local if port is not None)
+    def _ports(self) -> dict[int, str]:
+        """The ports of this machine at which targets are watched, and the targets' names; of two, the first one's."""
+        places = [(urlsplit(watched.config.place), name) for name, watched in reversed(self._targets.items())]
+        return {place.port: name for place, name in places if place.hostname in LOCAL and place.port is not None}
 
     # -- finding what runs here ----------------------------------------------------------------------------------
 

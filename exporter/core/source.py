@@ -55,8 +55,8 @@ class Context:
     """To be told, at each read, the targets that this one's upstream knows of: they are watched as long as it does."""
     newest: Callable[[str], Reading | None] = lambda _: None
     """The newest reading of a target that was `found`, by its name."""
-    ports: Callable[[], frozenset[int]] = frozenset
-    """The ports of this machine at which targets are watched."""
+    ports: Callable[[], Mapping[int, str]] = dict
+    """The ports of this machine at which targets are watched, and the targets' names."""
 
     def tell(self, rows: Iterable[Row]) -> None:
         """Take what an upstream says in a form of its own, as samples under the names that the source's map has.

@@ -90,8 +90,9 @@ async def test_the_host_is_found_unless_a_node_exporter_is_there(tmp_path: Path)
     node = node_exporter(tmp_path, 9100)
     with running(node):
         async with watching(tmp_path, detect=True) as exporter:
+            await exporter.until("llm_target_up", 1.0, 10, target="host", source="host")
             assert not [name for name, _ in exporter.page() if name.startswith("llm_host_")]
-            assert "a node_exporter answers at http://127.0.0.1:9100" in exporter.text("/")
+            assert "the node_exporter at http://127.0.0.1:9100" in exporter.text("/")
 
 
 @pytest.fixture
@@ -117,6 +118,10 @@ async def test_a_server_on_a_target_s_port_and_one_of_a_known_name_are_workloads
             assert exporter.sum("llm_workload_memory_bytes", page, workload=name) == pytest.approx(resident, rel=0.2)
             assert exporter.sum("llm_workload_threads", page, workload=name) == process.num_threads()
             assert exporter.sum("llm_workload_threads", page, workload=other) >= 1
+            served = {
+                dict(labels)["serves"]: value for (name, labels), value in page.items() if "_workload_info" in name
+            }
+            assert served == {f"127.0.0.1:{server.port}": 1.0}
             before = exporter.sum("llm_workload_cpu_seconds_total", workload=name)
             used = sum(process.cpu_times()[:2])
             command = ["redis-cli", "-p", str(server.port), "eval", "for i = 1, 2e7 do local x = i * i end", "0"]

@@ -15,12 +15,14 @@ from exporter.config.values import Text, Url
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result, Row
+from exporter.core.types import Advice
 from exporter.sources.host import machine
 from exporter.sources.host.workloads import Workloads
 
 NODE_EXPORTER = "http://127.0.0.1:9100"
 LOOK_AGAIN = 60.0
-"""Seconds between two looks for workloads: to look costs ten times what their numbers do."""
+"""Seconds between two looks for workloads (one costs ten times what their numbers do), and for a node_exporter."""
+WORKLOADS = "llm_workload_"
 
 
 class Host(WithThresholds):
@@ -32,6 +34,11 @@ class Host(WithThresholds):
         default=(),
         description="Units, containers or processes to show beside the servers that are known or watched: "
         "`search.service`, `worker*`.",
+    )
+    step_back: bool = Field(
+        default=False,
+        description="Show workloads alone while a node_exporter answers on this machine, which tells the rest. So it "
+        "is for a host that was found, not configured.",
     )
 
     @field_validator("url", mode="before")
@@ -55,7 +62,8 @@ class Machine:
         self._context = context
         self._cpu: dict[str, float] = {}
         self._workloads = Workloads(config.workloads)
-        self._look = float("-inf")
+        self._look = self._look_aside = float("-inf")
+        self._other = False
         self._reading: Future[list[Row]] | None = None
 
     @staticmethod
@@ -64,32 +72,27 @@ class Machine:
 
     @staticmethod
     def candidates(_: Mapping[str, str]) -> Sequence[Host]:
-        return [Host()]
+        return [Host(step_back=True)]
 
     @staticmethod
-    async def recognise(upstream: Upstream, target: TargetConfig) -> bool:
-        """Where a node_exporter tells of this machine already, it is left to that."""
-        if not isinstance(target, Host):
-            return False
-        try:
-            async with upstream.elsewhere(NODE_EXPORTER).get("/") as answer:
-                there = b"node exporter" in (await answer.start(1 << 16)).lower()
-        except ReadError:
-            there = False
-        if there:
-            what = f"a node_exporter answers at {NODE_EXPORTER} and tells of this machine"
-            raise ReadError("content", f"{what} (write a target with source: host to have llm_host_* as well)")
-        return True
+    async def recognise(_: Upstream, target: TargetConfig) -> bool:
+        return isinstance(target, Host)
 
     async def read(self) -> Result:
+        if self._config.step_back and self._context.clock() >= self._look_aside:
+            self._look_aside = self._context.clock() + LOOK_AGAIN
+            self._other = await _is_node_exporter(self._context.upstream.elsewhere(NODE_EXPORTER))
         if self._reading is not None and not self._reading.done():
             raise ReadError("timeout", "this machine: what was asked before hangs (is there a disk that is gone?)")
         self._reading = _in_thread(lambda: list(self._rows(self._context.ports())))
         rows = await asyncio.wrap_future(self._reading)
         self._context.tell(rows)
-        return Result()
+        if not self._other:
+            return Result()
+        told = Advice(f"the machine itself: the node_exporter at {NODE_EXPORTER} tells of it", "step_back: false")
+        return Result(advice=[told], shows=lambda series: series.family.name.startswith(WORKLOADS))
 
-    def _rows(self, ports: frozenset[int]) -> Iterator[Row]:
+    def _rows(self, ports: Mapping[int, str]) -> Iterator[Row]:
         yield from machine.rows()
         for mode, seconds in machine.cpu_times().items():
             # the kernel sets idle and iowait back by a hair at times, which is no restart
@@ -99,6 +102,14 @@ class Machine:
             self._workloads.look(ports)
             self._look = self._context.clock() + LOOK_AGAIN
         yield from self._workloads.rows()
+
+
+async def _is_node_exporter(upstream: Upstream) -> bool:
+    try:
+        async with upstream.get("/") as answer:
+            return b"node exporter" in (await answer.start(1 << 16)).lower()
+    except ReadError:
+        return False
 
 
 def _in_thread(work: Callable[[], list[Row]]) -> Future[list[Row]]:

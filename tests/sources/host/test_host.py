@@ -18,8 +18,7 @@ from exporter.app import assemble
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config
 from exporter.core.board import Board
-from exporter.core.errors import ReadError
-from exporter.core.fetch import Upstream, session
+from exporter.core.fetch import session
 from exporter.core.poll import Watch
 from exporter.core.source import Row
 from exporter.core.types import Reading
@@ -29,9 +28,9 @@ from exporter.sources.host.workloads import Workloads
 
 
 @asynccontextmanager
-async def watching(ports: frozenset[int] = frozenset(), **options: Any) -> AsyncIterator[Watch]:
+async def watching(**options: Any) -> AsyncIterator[Watch]:
     async with session() as client:
-        yield assemble(Config(), Host(**{"timeout": "1s", **options}), client, Board(), None, ports=lambda: ports)
+        yield assemble(Config(), Host(**{"timeout": "1s", **options}), client, Board(), None)
 
 
 def shown(reading: Reading, family: str) -> dict[str, float]:
@@ -84,7 +83,7 @@ async def test_a_disk_that_hangs_holds_up_its_own_target_alone(monkeypatch: pyte
         assert (await watch.read()).ok
 
 
-async def test_it_is_left_to_a_node_exporter_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_node_exporter_tells_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "<html><head><title>Node Exporter</title></head></html>"
 
     async def answer(_: web.BaseRequest) -> web.Response:
@@ -94,14 +93,19 @@ async def test_it_is_left_to_a_node_exporter_where_there_is_one(monkeypatch: pyt
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     monkeypatch.setattr(host, "NODE_EXPORTER", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    monkeypatch.setattr(host, "LOOK_AGAIN", 0.0)
     (here,) = Machine.candidates({})
-    async with session() as client:
-        with pytest.raises(ReadError, match="a node_exporter answers"):
-            await Machine.recognise(Upstream(client, ""), here)
-        said = "a printer"
-        assert await Machine.recognise(Upstream(client, ""), here)
-        await runner.cleanup()
-        assert await Machine.recognise(Upstream(client, ""), here)
+    with process(tmp_path, "ollama"):
+        for options, there in ((here.model_dump(exclude_unset=True), False), ({}, True)):
+            async with watching(**options) as watch:
+                families = {series.family.name for series, _ in (await watch.read()).samples}
+                assert ("llm_host_cpus" in families) == there
+                assert "llm_workload_threads" in families
+        async with watching(step_back=True) as watch:
+            said = "a printer"
+            assert shown(await watch.read(), "llm_host_cpus")
+            await runner.cleanup()
+            assert shown(await watch.read(), "llm_host_cpus")
 
 
 def workloads(*patterns: str) -> tuple[Workloads, Any]:
@@ -109,7 +113,7 @@ def workloads(*patterns: str) -> tuple[Workloads, Any]:
 
     def told(*ports: int, look: bool = True) -> dict[tuple[str, str], float]:
         if look:
-            made.look(ports)
+            made.look(dict.fromkeys(ports, "t"))
         return {(name, str(labels["workload"])): value for name, labels, value in made.rows()}
 
     return made, told
@@ -137,6 +141,7 @@ def test_what_listens_on_a_target_s_port_is_found() -> None:
     listening.close()
     server.close()
     values = {family: value for (family, _), value in found.items() if family != "workload_cpu"}
+    assert values["workload_info"] == 1.0
     assert values["workload_threads"] >= threads
     assert values["workload_fds"] == pytest.approx(files, abs=3)
     assert values["workload_memory"] == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
@@ -164,7 +169,7 @@ def test_cpu_counts_from_when_a_workload_is_first_seen_and_stays_when_a_process_
     cpu = "workload_cpu", "invented-worker"
     with busy(script):
         assert told()[cpu] == 0.0, "what was used before it was seen would pose as used now"
-        made.look(())
+        made.look({})
         with busy(script) as used:
             assert told()[cpu] == pytest.approx(used), "of what began since the look before, all"
         assert told(look=False)[cpu] == pytest.approx(used)
