@@ -31,6 +31,7 @@ listen: 0.0.0.0:9400                       # :9400 when left out, on all address
 interval: 5s                               # between two reads of a target
 intervals: {nats: 1s}                      # of all targets of a source
 timeout: 10s                               # for one read, in all
+stalled_after: 2m                          # requests that run, and nothing moves: the target is stalled
 detect: false                              # true: also find what runs on this machine
 reload: true                               # POST /-/reload reads this file anew
 state_directory: /var/lib/llm-exporter     # where totals are kept over restarts
@@ -45,6 +46,7 @@ targets:
     api_key_file: litellm-key              # a file in $CREDENTIALS_DIRECTORY; or a path: /run/secrets/litellm
     interval: 15s                          # of this target
     timeout: 1m30s
+    stalled_after: 5m
     labels: {team: search}                 # added
     keep: [team_alias]                     # an upstream label to keep: top 20, the rest `other`
     exclude: [llm_gateway_overhead_seconds]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -581,6 +581,12 @@ class Totals:
     def _mark_changes(self) -> None:
         self.shown.changed |= self.ledger.changed
         self.ledger.changed = False
+
+    def gauges(self, names: Collection[str]) -> Iterator[Sample]:
+        """The values of mapped gauges by family."""
+        for (key, alternative, series), slot in self._gauges.items():
+            if series.family.name in names and alternative == self.chosen[key] and (value := slot.value) is not None:
+                yield series, value
 
     def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
