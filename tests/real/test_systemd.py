@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from brokers import Watched, exporter, watched
+from namespace import USER, Systemd, booted
 from stack import Exporter
-from systemd import USER, Systemd, booted
 
 STATE, STARTS, FAILURES = "llm_unit_state", "llm_unit_activations_total", "llm_unit_failures_total"
 RESTARTS, UP = "llm_unit_restarts_total", "llm_target_up"
@@ -296,7 +296,9 @@ async def test_where_there_is_no_bus_systemctl_tells_the_same(tmp_path: Path, sy
     systemd.write(plain="ExecStart=/bin/sleep 1000", ends="ExecStart=/bin/sh -c 'exit 7'")
     within = tmp_path / "bin" / "systemctl"
     within.parent.mkdir()
-    within.write_text(f'#!/bin/sh\nexec {Path(__file__).parent / "systemd.sh"} exec {systemd.folder} systemctl "$@"\n')
+    within.write_text(
+        f'#!/bin/sh\nexec {Path(__file__).parent / "namespace.sh"} exec {systemd.folder} systemctl "$@"\n'
+    )
     within.chmod(0o755)
     environ = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path}/none", "PATH": f"{within.parent}:/usr/bin:/bin"}
     systemd.systemctl("start", "plain")

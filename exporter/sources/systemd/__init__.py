@@ -56,19 +56,14 @@ def _unit(value: str) -> str:
     return value if re.search(rf"\.({_TYPES}|\*)$", value) else f"{value}.service"
 
 
-class Units(TargetConfig):
-    """Units of this machine."""
+class WithUnits(TargetConfig):
+    """A target that reads this machine's own units, by names and patterns."""
 
-    source: Literal["systemd"] = "systemd"
     url: Url = Field(default="", description="Not of this source: it reads the machine that it runs on.")
-    scope: Literal["system", "user"] = Field(
-        default="system", description="Whose units: the system's, or those of the user that the exporter runs as."
-    )
     units: Annotated[tuple[Annotated[str, AfterValidator(_unit)], ...], Field(min_length=1)] | None = Field(
         default=None,
-        description="Names, such as `litellm.service` (or `litellm`), and patterns, such as `vllm@*.service`, which "
-        "find units that are loaded. A name that is not there is shown as `not_found`. Left out: the units that serve "
-        f"models, where they are there: {', '.join(SERVERS)}.",
+        description="Names, such as `litellm.service` (or `litellm`), and patterns, such as `vllm@*.service`. Left "
+        f"out: the units that serve models, where they are there: {', '.join(SERVERS)}.",
     )
 
     @field_validator("url")
@@ -79,20 +74,29 @@ class Units(TargetConfig):
         return url
 
     @property
-    def target_name(self) -> str:
-        return self.name or ("systemd" if self.scope == "system" else "systemd-user")
-
-    @property
-    def place(self) -> str:
-        return f"units of the {self.scope}"
-
-    @property
     def names(self) -> tuple[str, ...]:
         return KNOWN if self.units is None else tuple(unit for unit in self.units if not _PATTERN & {*unit})
 
     @property
     def patterns(self) -> tuple[str, ...]:
         return KNOWN_PATTERNS if self.units is None else tuple(unit for unit in self.units if _PATTERN & {*unit})
+
+
+class Units(WithUnits):
+    """Units of this machine."""
+
+    source: Literal["systemd"] = "systemd"
+    scope: Literal["system", "user"] = Field(
+        default="system", description="Whose units: the system's, or those of the user that the exporter runs as."
+    )
+
+    @property
+    def target_name(self) -> str:
+        return self.name or ("systemd" if self.scope == "system" else "systemd-user")
+
+    @property
+    def place(self) -> str:
+        return f"units of the {self.scope}"
 
 
 class Systemd:

@@ -2,9 +2,9 @@
 # A real systemd for tests: PID 1 of its own namespace, over a throw-away overlay of "/", with D-Bus, journald, logind and
 # user managers. It starts in about a second.
 #
-#   systemd.sh start DIR [NAME:UID...]   boot; each NAME:UID is created in the overlay and gets a running user manager
-#   systemd.sh exec  DIR COMMAND...      run a command inside, as root
-#   systemd.sh stop  DIR                 power off, then kill; removes its cgroups
+#   namespace.sh start DIR [NAME:UID...]   boot; each NAME:UID is created in the overlay and gets a running user manager
+#   namespace.sh exec  DIR COMMAND...      run a command inside, as root
+#   namespace.sh stop  DIR                 power off, then kill; removes its cgroups
 #
 # In DIR, an absolute path that is the same inside, after the start:
 #   run/dbus/system_bus_socket, run/user/UID/bus   the buses

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stack import HERE
 
-SCRIPT = str(HERE / "systemd.sh")
+SCRIPT = str(HERE / "namespace.sh")
 USER = 2001
 """The user, by the name of llm, that has a manager."""
 

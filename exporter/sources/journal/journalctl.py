@@ -1,0 +1,90 @@
+"""The journal by one `journalctl` that follows it, where systemd-python is not installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from shutil import which
+
+from exporter.core.errors import ReadError
+from exporter.sources.journal.entry import FIELDS, Batch, Wanted, follows, is_same, matches, priority_of, unit_of
+
+PIECE = 65536
+"""Bytes that are taken in one piece: some two hundred entries."""
+LONGEST = 2**20
+"""Bytes of a line at most; a longer one is no entry of those that are asked for."""
+
+
+def installed() -> bool:
+    """Whether there is a journalctl."""
+    return which("journalctl") is not None
+
+
+async def follow(directory: str | None, wanted: Wanted, units: tuple[str, ...], cursor: str) -> AsyncIterator[Batch]:
+    """All entries after the cursor, or, without one, from now on. Raises ReadError where journalctl ends.
+
+    What is not read yet waits in the journal: journalctl waits while nobody takes what it prints.
+    """
+    lines = _Lines(wanted, cursor)
+    command = ["journalctl", "--follow", "--quiet", "--output=json", f"--output-fields={','.join(FIELDS)}"]
+    command += [f"--directory={directory}"] if directory is not None else []
+    command += [f"--cursor={cursor}", "--lines=all"] if cursor else ["--lines=1"]
+    for number, some in enumerate(matches(units) if units else ()):
+        command += [*(["+"] if number else []), *some]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None  # noqa: S101 - they are pipes
+    assert process.stderr is not None  # noqa: S101 - the same
+    rest = b""
+    try:
+        while piece := await process.stdout.read(PIECE):
+            *whole, rest = (rest + piece).split(b"\n")
+            if len(rest) > LONGEST:
+                raise ReadError("too_large", f"journalctl printed a line of more than {LONGEST} bytes")
+            began = time.monotonic()
+            yield lines.take(whole)
+            await asyncio.sleep(time.monotonic() - began)
+        said = (await process.stderr.read(500)).decode(errors="replace").strip()
+        if "cursor" in said:  # it cannot be gone on from
+            yield Batch(gaps=1)
+        raise ReadError("content", f"journalctl ended: {said or 'without a word'}")
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+class _Lines:
+    """Entries as journalctl prints them. The first one is where it was asked to begin, or the last one there was."""
+
+    def __init__(self, wanted: Wanted, cursor: str) -> None:
+        self._wanted = wanted
+        self._cursor = cursor
+        self._first = True
+        self._began = time.time() * 1e6
+
+    def take(self, lines: Iterable[bytes]) -> Batch:
+        batch = Batch()
+        for line in lines:
+            try:
+                said = json.loads(line)
+                cursor = str(said["__CURSOR"])
+                at = int(said["__REALTIME_TIMESTAMP"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            before, self._cursor = self._cursor, cursor
+            if self._first:
+                self._first = False
+                if is_same(before, cursor) or (not before and at < self._began):
+                    continue
+                batch.gaps += bool(before) and not follows(before, cursor)
+            of = unit_of(said.get)
+            if of is not None and self._wanted(of[0]):
+                batch.counts[(*of, priority_of(said.get("PRIORITY")))] += 1
+        batch.cursor = self._cursor
+        return batch
