@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import stack
+from namespace import Systemd, booted
 from stack import Exporter
-from systemd import Systemd, booted
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy" / "systemd"
