@@ -25,8 +25,6 @@ from exporter.sources.journal.entry import PRIORITIES, Batch, Kind
 from exporter.sources.systemd import Systemd, Units, WithUnits
 
 PLACES = ("/var/log/journal", "/run/log/journal")
-MATCHES = 50
-"""Units that the journal is searched for; where there are more, or patterns, all entries are read."""
 TRY_AGAIN = 5.0
 """Seconds after which a reader that broke is started again, from where it was."""
 
@@ -83,15 +81,21 @@ class Reader:
         """Where units that serve models are, and a journal can be read."""
         if not isinstance(target, Journal):
             return False
-        _how()
-        return await Systemd.recognise(upstream, Units())
+        _is_library_there()
+        _may_read(target.directory)
+        try:
+            return await Systemd.recognise(upstream, Units())
+        except ReadError:
+            return await Systemd.recognise(upstream, Units(scope="user"))
 
     async def read(self) -> Result:
         """Show what was counted meanwhile. Raises ReadError where nothing can be."""
         await asyncio.sleep(0)  # so that `follow`, where it runs, is ahead
         if self._failure is not None:
             raise self._failure
-        library_there = _how()
+        advice = [] if _is_library_there() else [SLOW]
+        if not await asyncio.to_thread(_may_read, self._config.directory):
+            advice.append(NO_RIGHT)
         totals, known = self._context.totals, families()
         self._context.tell([])
         counts, self._counts = self._counts, Counter()
@@ -102,16 +106,13 @@ class Reader:
         totals.add(known["llm_log_gaps_total"], (), float(self._gaps))
         self._gaps = 0
         totals.note = self._cursor
-        advice = [] if library_there else [SLOW]
-        if not await asyncio.to_thread(_may_read, self._config.directory):
-            advice.append(NO_RIGHT)
         return Result(advice=advice)
 
     async def follow(self) -> AsyncIterator[Result]:
         """Count entries as they are written; that no reader is there, or one that was lost is back, is told."""
         while True:
             try:
-                async for batch in self._entries():
+                async for batch in await self._entries():
                     self._take(batch)
                     if self._failure is not None:
                         self._failure = None
@@ -121,13 +122,13 @@ class Reader:
                 yield Result(failure=error)
             await asyncio.sleep(TRY_AGAIN)
 
-    def _entries(self) -> AsyncIterator[Batch]:
-        config = self._config
-        units = () if config.patterns or len(config.names) > MATCHES else config.names
-        _how()
-        if (module := library.installed()) is not None:
-            return library.follow(module, config.directory, self._wanted, units, self._cursor)
-        return journalctl.follow(config.directory, self._wanted, units, self._cursor)
+    async def _entries(self) -> AsyncIterator[Batch]:
+        """Those of all units: only where none is passed over do their numbers tell whether any is missing."""
+        directory = self._config.directory
+        whole = await asyncio.to_thread(_may_read, directory)
+        if _is_library_there():
+            return library.follow(library.installed(), directory, self._wanted, self._cursor)
+        return journalctl.follow(directory, self._wanted, self._cursor, whole=whole)
 
     def _take(self, batch: Batch) -> None:
         self._counts.update(batch.counts)
@@ -139,7 +140,7 @@ class Reader:
         return unit in config.names or any(fnmatchcase(unit, pattern) for pattern in config.patterns)
 
 
-def _how() -> bool:
+def _is_library_there() -> bool:
     """Whether systemd's library is there, else journalctl. Raises ReadError where neither is."""
     if library.installed() is not None:
         return True
@@ -149,9 +150,12 @@ def _how() -> bool:
 
 
 def _may_read(directory: str | None) -> bool:
-    """Whether the system's own entries can be read."""
+    """Whether the system's own entries can be read. Raises ReadError where no journal is kept."""
     places = PLACES if directory is None else (directory,)
-    return all(os.access(file, os.R_OK) for place in places for file in Path(place).glob("**/system.journal"))
+    files = [file for place in places for depth in ("*", "*/*") for file in Path(place).glob(f"{depth}.journal")]
+    if not files:
+        raise ReadError("connect", f"no journal is kept in {' or '.join(places)} (is systemd-journald running here?)")
+    return all(os.access(file, os.R_OK) for file in files if file.name == "system.journal")
 
 
 SOURCE = Reader

@@ -48,11 +48,6 @@ def priority_of(told: object) -> str:
     return _NAMES.get(told, "info")
 
 
-def matches(units: tuple[str, ...]) -> list[list[str]]:
-    """What finds the entries of these units: in each list one field with any of its values; any of the lists."""
-    return [[f"{name}={unit}" for unit in units] for name in FIELDS[1:]]
-
-
 def parts_of(cursor: str) -> dict[str, str]:
     """A cursor's parts by their letter; none where it is no cursor."""
     return dict(part.split("=", 1) for part in cursor.split(";") if "=" in part)
@@ -65,9 +60,14 @@ def is_same(one: str, other: str) -> bool:
 
 
 def follows(before: str, after: str) -> bool:
-    """Whether nothing was between two entries: their numbers, of one row of numbers, follow each other."""
+    """Whether nothing was between two entries: journald numbers them, those of all its files in one row."""
     a, b = parts_of(before), parts_of(after)
     try:
-        return a["s"] == b["s"] and int(a["i"], 16) + 1 == int(b["i"], 16)
+        return int(a["i"], 16) + 1 == int(b["i"], 16)
     except (KeyError, ValueError):
         return False
+
+
+def of_one_file(one: str, other: str) -> bool:
+    """Whether two cursors are of one row of files: of the system's, or of one user's."""
+    return one.partition(";")[0] == other.partition(";")[0]

@@ -10,12 +10,14 @@ from contextlib import suppress
 from shutil import which
 
 from exporter.core.errors import ReadError
-from exporter.sources.journal.entry import FIELDS, Batch, Wanted, follows, is_same, matches, priority_of, unit_of
+from exporter.sources.journal.entry import FIELDS, Batch, Wanted, follows, is_same, of_one_file, priority_of, unit_of
 
 PIECE = 65536
 """Bytes that are taken in one piece: some two hundred entries."""
 LONGEST = 2**20
 """Bytes of a line at most; a longer one is no entry of those that are asked for."""
+SAID = 500
+"""Bytes of what it says on its end."""
 
 
 def installed() -> bool:
@@ -23,48 +25,58 @@ def installed() -> bool:
     return which("journalctl") is not None
 
 
-async def follow(directory: str | None, wanted: Wanted, units: tuple[str, ...], cursor: str) -> AsyncIterator[Batch]:
+async def follow(directory: str | None, wanted: Wanted, cursor: str, *, whole: bool) -> AsyncIterator[Batch]:
     """All entries after the cursor, or, without one, from now on. Raises ReadError where journalctl ends.
 
-    What is not read yet waits in the journal: journalctl waits while nobody takes what it prints.
+    What is not read yet waits in the journal: journalctl waits while nobody takes what it prints. `whole` says that all
+    files of the journal can be read.
     """
-    lines = _Lines(wanted, cursor)
+    lines = _Lines(wanted, cursor, whole=whole)
     command = ["journalctl", "--follow", "--quiet", "--output=json", f"--output-fields={','.join(FIELDS)}"]
     command += [f"--directory={directory}"] if directory is not None else []
     command += [f"--cursor={cursor}", "--lines=all"] if cursor else ["--lines=1"]
-    for number, some in enumerate(matches(units) if units else ()):
-        command += [*(["+"] if number else []), *some]
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101 - the same
+    said = asyncio.create_task(_last_of(process.stderr))
     rest = b""
     try:
         while piece := await process.stdout.read(PIECE):
-            *whole, rest = (rest + piece).split(b"\n")
+            *ended, rest = (rest + piece).split(b"\n")
             if len(rest) > LONGEST:
                 raise ReadError("too_large", f"journalctl printed a line of more than {LONGEST} bytes")
             began = time.monotonic()
-            yield lines.take(whole)
+            yield lines.take(ended)
             await asyncio.sleep(time.monotonic() - began)
-        said = (await process.stderr.read(500)).decode(errors="replace").strip()
-        if "cursor" in said:  # it cannot be gone on from
+        why = await said
+        if "cursor" in why:  # it cannot be gone on from
             yield Batch(gaps=1)
-        raise ReadError("content", f"journalctl ended: {said or 'without a word'}")
+        raise ReadError("content", f"journalctl ended: {why or 'without a word'}")
     finally:
+        said.cancel()
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
 
 
+async def _last_of(stream: asyncio.StreamReader) -> str:
+    """The end of what is said there, once nothing more is."""
+    last = b""
+    while piece := await stream.read(SAID):
+        last = (last + piece)[-SAID:]
+    return last.decode(errors="replace").strip()
+
+
 class _Lines:
     """Entries as journalctl prints them. The first one is where it was asked to begin, or the last one there was."""
 
-    def __init__(self, wanted: Wanted, cursor: str) -> None:
+    def __init__(self, wanted: Wanted, cursor: str, *, whole: bool) -> None:
         self._wanted = wanted
         self._cursor = cursor
+        self._whole = whole
         self._first = True
         self._began = time.time() * 1e6
 
@@ -83,6 +95,8 @@ class _Lines:
                 if is_same(before, cursor) or (not before and at < self._began):
                     continue
                 batch.gaps += bool(before) and not follows(before, cursor)
+            elif self._whole and of_one_file(before, cursor):  # journalctl passes over files that have gone
+                batch.gaps += not follows(before, cursor)
             of = unit_of(said.get)
             if of is not None and self._wanted(of[0]):
                 batch.counts[(*of, priority_of(said.get("PRIORITY")))] += 1
