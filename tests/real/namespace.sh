@@ -82,6 +82,7 @@ _inner)   # PID 1 of the new namespace
   mount -t tmpfs -o mode=1777 tmpfs "$R/tmp"
   mkdir -p "$R$D"; mount --bind "$D" "$R$D"            # same path in and out
   mount --bind "$D/run" "$R/run"
+  mkdir "$R/run/log"; mount -t tmpfs tmpfs "$R/run/log"    # from a disk journald does not remove what it has flushed
   # cgroup file systems, rooted at our sub-cgroup because of the cgroup namespace
   if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     mount -t cgroup2 cgroup2 "$R/sys/fs/cgroup"

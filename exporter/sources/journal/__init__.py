@@ -64,6 +64,7 @@ class Reader:
         self._counts: Counter[Kind] = Counter()  # what was counted since the last read
         self._gaps = 0
         self._cursor = context.totals.note
+        self._placed: asyncio.Event | None = None  # where `follow` runs: from then on nothing is missed
         self._failure: ReadError | None = None
         self._wanted = lru_cache(1000)(self._is_wanted)
 
@@ -91,6 +92,8 @@ class Reader:
     async def read(self) -> Result:
         """Show what was counted meanwhile. Raises ReadError where nothing can be."""
         await asyncio.sleep(0)  # so that `follow`, where it runs, is ahead
+        if self._placed is not None:
+            await self._placed.wait()
         if self._failure is not None:
             raise self._failure
         advice = [] if _is_library_there() else [SLOW]
@@ -110,23 +113,27 @@ class Reader:
 
     async def follow(self) -> AsyncIterator[Result]:
         """Count entries as they are written; that no reader is there, or one that was lost is back, is told."""
+        self._placed = asyncio.Event()
         while True:
             try:
                 async for batch in await self._entries():
                     self._take(batch)
+                    self._placed.set()
                     if self._failure is not None:
                         self._failure = None
                         yield Result()
             except ReadError as error:
                 self._failure = error
+                self._placed.set()
                 yield Result(failure=error)
             await asyncio.sleep(TRY_AGAIN)
 
     async def _entries(self) -> AsyncIterator[Batch]:
         """Those of all units: only where none is passed over do their numbers tell whether any is missing."""
         directory = self._config.directory
+        library_there = _is_library_there()
         whole = await asyncio.to_thread(_may_read, directory)
-        if _is_library_there():
+        if library_there:
             return library.follow(library.installed(), directory, self._wanted, self._cursor)
         return journalctl.follow(directory, self._wanted, self._cursor, whole=whole)
 

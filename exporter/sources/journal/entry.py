@@ -59,15 +59,13 @@ def is_same(one: str, other: str) -> bool:
     return len(a) > 1 and all(a.get(part) == b.get(part) for part in "bmtx")
 
 
-def follows(before: str, after: str) -> bool:
-    """Whether nothing was between two entries: journald numbers them, those of all its files in one row."""
+def between(before: str, after: str) -> int | None:
+    """How many entries were between two; None where that cannot be told.
+
+    In a boot journald numbers its entries in one row, those of the system and of all users.
+    """
     a, b = parts_of(before), parts_of(after)
     try:
-        return int(a["i"], 16) + 1 == int(b["i"], 16)
+        return int(b["i"], 16) - int(a["i"], 16) - 1 if a["b"] == b["b"] else None
     except (KeyError, ValueError):
-        return False
-
-
-def of_one_file(one: str, other: str) -> bool:
-    """Whether two cursors are of one row of files: of the system's, or of one user's."""
-    return one.partition(";")[0] == other.partition(";")[0]
+        return None

@@ -10,7 +10,7 @@ from contextlib import suppress
 from shutil import which
 
 from exporter.core.errors import ReadError
-from exporter.sources.journal.entry import FIELDS, Batch, Wanted, follows, is_same, of_one_file, priority_of, unit_of
+from exporter.sources.journal.entry import FIELDS, Batch, Wanted, between, is_same, priority_of, unit_of
 
 PIECE = 65536
 """Bytes that are taken in one piece: some two hundred entries."""
@@ -34,7 +34,7 @@ async def follow(directory: str | None, wanted: Wanted, cursor: str, *, whole: b
     lines = _Lines(wanted, cursor, whole=whole)
     command = ["journalctl", "--follow", "--quiet", "--output=json", f"--output-fields={','.join(FIELDS)}"]
     command += [f"--directory={directory}"] if directory is not None else []
-    command += [f"--cursor={cursor}", "--lines=all"] if cursor else ["--lines=1"]
+    command += ["--no-tail", f"--cursor={cursor}" if cursor else f"--since=@{time.time():.6f}"]
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -43,6 +43,7 @@ async def follow(directory: str | None, wanted: Wanted, cursor: str, *, whole: b
     said = asyncio.create_task(_last_of(process.stderr))
     rest = b""
     try:
+        yield Batch(cursor=cursor)
         while piece := await process.stdout.read(PIECE):
             *ended, rest = (rest + piece).split(b"\n")
             if len(rest) > LONGEST:
@@ -71,14 +72,13 @@ async def _last_of(stream: asyncio.StreamReader) -> str:
 
 
 class _Lines:
-    """Entries as journalctl prints them. The first one is where it was asked to begin, or the last one there was."""
+    """Entries as journalctl prints them, the one of the cursor first, where there is one."""
 
     def __init__(self, wanted: Wanted, cursor: str, *, whole: bool) -> None:
         self._wanted = wanted
         self._cursor = cursor
         self._whole = whole
         self._first = True
-        self._began = time.time() * 1e6
 
     def take(self, lines: Iterable[bytes]) -> Batch:
         batch = Batch()
@@ -86,17 +86,16 @@ class _Lines:
             try:
                 said = json.loads(line)
                 cursor = str(said["__CURSOR"])
-                at = int(said["__REALTIME_TIMESTAMP"])
             except (ValueError, KeyError, TypeError):
                 continue
             before, self._cursor = self._cursor, cursor
             if self._first:
                 self._first = False
-                if is_same(before, cursor) or (not before and at < self._began):
+                if is_same(before, cursor):
                     continue
-                batch.gaps += bool(before) and not follows(before, cursor)
-            elif self._whole and of_one_file(before, cursor):  # journalctl passes over files that have gone
-                batch.gaps += not follows(before, cursor)
+                batch.gaps += bool(before) and between(before, cursor) != 0
+            elif self._whole:  # journalctl itself passes over files that have gone
+                batch.gaps += (between(before, cursor) or 0) > 0
             of = unit_of(said.get)
             if of is not None and self._wanted(of[0]):
                 batch.counts[(*of, priority_of(said.get("PRIORITY")))] += 1
