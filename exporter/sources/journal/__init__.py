@@ -32,7 +32,7 @@ NO_READER = (
     "the journal cannot be read here: neither systemd-python nor journalctl is there (pip install "
     "'llm-exporter[journal]', or apt install systemd)"
 )
-SLOW = Advice("the journal at a third of the CPU time", "pip install 'llm-exporter[journal]'")
+SLOW = Advice("the journal at a quarter of the CPU time", "pip install 'llm-exporter[journal]'")
 NO_RIGHT = Advice(
     "entries of other users' units and of the system's: the exporter may not read their files",
     "usermod -aG systemd-journal llm-exporter   # or SupplementaryGroups=systemd-journal in its unit",

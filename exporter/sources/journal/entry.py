@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 FIELDS = ("PRIORITY", "_SYSTEMD_UNIT", "_SYSTEMD_USER_UNIT", "UNIT", "USER_UNIT")
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
-_NAMES: dict[object, str] = {str(number): name for number, name in enumerate(PRIORITIES)}
+_NAMES: dict[str, str] = {str(number): name for number, name in enumerate(PRIORITIES)}
 MANAGER = "init.scope"
 """The unit that a manager itself is in: what it writes about a unit names that unit in UNIT or USER_UNIT."""
 
@@ -44,8 +44,8 @@ def unit_of(get: Get) -> tuple[str, str] | None:
 
 
 def priority_of(told: object) -> str:
-    """Its name; where none is told, that of systemd's default."""
-    return _NAMES.get(told, "info")
+    """Its name; where none is told, or several are, that of systemd's default."""
+    return _NAMES.get(told, "info") if isinstance(told, str) else "info"
 
 
 def parts_of(cursor: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The journal by systemd's own library, where systemd-python is installed: three times as fast as journalctl."""
+"""The journal by systemd's own library, where systemd-python is installed: at a quarter of journalctl's CPU time."""
 
 from __future__ import annotations
 
