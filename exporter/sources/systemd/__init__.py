@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from exporter.catalogue import families
-from exporter.config.model import TargetConfig
+from exporter.config.model import TargetConfig, WithThresholds
 from exporter.config.values import Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
@@ -82,7 +82,7 @@ class WithUnits(TargetConfig):
         return KNOWN_PATTERNS if self.units is None else tuple(unit for unit in self.units if _PATTERN & {*unit})
 
 
-class Units(WithUnits):
+class Units(WithThresholds, WithUnits):
     """Units of this machine."""
 
     source: Literal["systemd"] = "systemd"
