@@ -7,7 +7,7 @@ import pytest
 
 from exporter.sources.llamacpp import LlamaCpp
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pretend import CAPTURES, Pretended, Said, pretending, states, text, value, watch_of
 
@@ -184,15 +184,20 @@ async def told(server: Pretended, watch_url: str) -> list[dict[str, str]]:
     seen = []
     async with watch_of("llamacpp", watch_url) as watch:
         await watch.read()
-        source = watch._source  # noqa: SLF001 - what a watch does with it is tested by the tests of polling
+        source = watch._source
         assert isinstance(source, LlamaCpp)
         server.events.put_nowait(body(f"{ROUTER}/sse"))
         server.events.put_nowait(b"")
         stream = source.follow()
         while len(seen) < 11:
             result = await anext(stream)
-            seen.append({series.get("model") or "": series.get("state") or "" for series, number in result.samples
-                         if series.family.name == "llm_model_state" and number})
+            seen.append(
+                {
+                    series.get("model") or "": series.get("state") or ""
+                    for series, number in result.samples
+                    if series.family.name == "llm_model_state" and number
+                }
+            )
         await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
         counts = await watch.read()
         for model, loads, unloads in (("big-slow", 1.0, 1.0), ("tiny-a", 1.0, 1.0), ("tiny-b", 2.0, 2.0)):
@@ -228,5 +233,5 @@ async def test_events_tell_states_at_once_and_count_what_polls_would_miss() -> N
 )
 async def test_a_server_is_recognised_by_what_it_answers_without_a_key(answers: dict[str, Said], known: bool) -> None:
     async with pretending(**answers) as server, watch_of("llamacpp", server.url) as watch:
-        upstream = watch._source._context.upstream  # type: ignore[attr-defined]  # noqa: SLF001
+        upstream = watch._source._context.upstream  # type: ignore[attr-defined]
         assert await LlamaCpp.recognise(upstream, None) is known

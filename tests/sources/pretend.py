@@ -18,7 +18,7 @@ from exporter.sources import sources
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
 
-CAPTURES = Path(__file__).parents[2] / "captures"
+CAPTURES = Path(__file__).parents[1] / "captures"
 TIMES = ("llm_probe_duration_seconds", "llm_model_last_request_timestamp_seconds")
 
 Said = bytes | tuple[int, bytes]
@@ -38,9 +38,9 @@ class Pretended:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path_qs)
-        if self.key and request.path in ("/props", "/metrics"):
-            if request.headers.get("Authorization") != f"Bearer {self.key}":
-                return web.Response(status=401, body=b'{"error":{"code":401}}', content_type="application/json")
+        allowed = not self.key or request.headers.get("Authorization") == f"Bearer {self.key}"
+        if request.path in ("/props", "/metrics") and not allowed:
+            return web.Response(status=401, body=b'{"error":{"code":401}}', content_type="application/json")
         if request.path_qs in self.hang:
             await asyncio.sleep(60)
         if request.path == "/models/sse":
