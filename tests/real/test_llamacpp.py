@@ -20,8 +20,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def router(tmp_path: Path, store: Path) -> Iterator[Llama]:
-    """At its limit with two models, which fall asleep after five idle seconds."""
-    options = ("--models-dir", str(store), "--models-max", "2", "--sleep-idle-seconds", "5", "--metrics")
+    """At its limit with two models, which fall asleep after eight idle seconds."""
+    options = ("--models-dir", str(store), "--models-max", "2", "--sleep-idle-seconds", "8", "--metrics")
     server = llama(tmp_path, *options, "--api-key", SECRET)
     with running(server):
         yield server

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,6 +35,8 @@ AT_ONCE = 4
 """Models of a router whose metrics are asked for at a time."""
 SHARE = 0.7
 """What their metrics may take of the time for a read: a model that is at work answers when it has the time."""
+READS = 3
+"""Reads in a row that must be slow until a server is asked more rarely: a router that starts a process is slow."""
 LISTEN_AGAIN = 5.0
 """Seconds after which a stream of events that broke is opened again."""
 
@@ -72,6 +75,7 @@ class LlamaCpp:
         self._health: Sequence[Sample] = ()
         self._advice: tuple[Advice, ...] = ()
         self._version: str | None = None
+        self._took = deque([0.0] * READS, maxlen=READS)  # seconds, of the last reads
         self._told = False  # something was read: what comes from now on is new
         self._routes = asyncio.Event()  # it is a router, and its list has been read
         self._heard: set[str] = set()  # models that events have told of since the list was asked for
@@ -134,13 +138,13 @@ class LlamaCpp:
         if props.get("role") == "router":
             entries = await self._list()
             # waiting for a model that is at work costs the server nothing: what comes now is not counted
-            took = time.monotonic() - began
+            self._took.append(time.monotonic() - began)
             failure = await self._read_models(entries)
         else:
-            took = time.monotonic() - began
+            self._took.append(time.monotonic() - began)
             await self._read_single(props)
         self._tell()
-        return replace(self._result(), failure=failure, seconds=took)
+        return replace(self._result(), failure=failure, seconds=min(self._took))
 
     async def _is_loading(self) -> bool:
         """Ask how the server is, and whether it is loading its one model."""
