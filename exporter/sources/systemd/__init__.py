@@ -82,7 +82,7 @@ class WithUnits(TargetConfig):
         return KNOWN_PATTERNS if self.units is None else tuple(unit for unit in self.units if _PATTERN & {*unit})
 
 
-class Units(WithThresholds, WithUnits):
+class Units(WithUnits, WithThresholds):
     """Units of this machine."""
 
     source: Literal["systemd"] = "systemd"
