@@ -20,21 +20,30 @@ def load(text: str) -> SourceMap:
     ("text", "message"),
     [
         ("families: {llm_nothing: {from: [a]}}", "llm_nothing is not in the catalogue"),
-        ("families: {llm_requests_total: {from: [a], label: {}}}", "unknown ['label']"),
-        ("family: {}\nfamilies: {}", "the map: unknown ['family']"),
+        (
+            "families: {llm_requests_total: {from: [a], label: {}}}",
+            "families.llm_requests_total.label: unknown key label (known: constant, copies,",
+        ),
+        ("family: {}\nfamilies: {}", "family: unknown key family (known: absent, "),
         ("families: {llm_requests_total: {from: [a], labels: {team: team}}}", "has no label team"),
         ("families: {llm_requests_total: {from: [a], merge: max}}", "for gauges only"),
         ("families: {llm_requests_running: {from: [a], merge: mean}}", "merge: mean"),
         ("families: {llm_request_failures_total: {from: [a], constant: {reason: odd}}}", "['odd'] is not one of"),
         ("families: {llm_requests_total: {from: [a], labels: {model: {lookup: t, by: x}}}}", "no table t"),
-        ("families: {llm_time_per_output_token_mean_seconds: {from: [a]}}", "made by code"),
+        (
+            "families: {llm_time_per_output_token_mean_seconds: {from: [a]}}",
+            "(write part: sum, or part: count)",
+        ),
         ("families: {llm_requests_total: {from: [a]}, llm_requests_running: {from: [a]}}", "both as a counter and"),
         ("families: {llm_requests_total: {from: []}}", "from: is empty"),
         ("families: {llm_requests_total: {from: ['a_*_b']}}", "a_*_b (a pattern is * and how names end"),
         ("families: {llm_requests_total: {from: ['*total']}}", "*total (a pattern is"),
-        ("families: {llm_requests_total: {from: ['*_a'], declared: gage}}", "declared: ['gage']"),
+        (
+            "families: {llm_requests_total: {from: ['*_a'], declared: gage}}",
+            "declared: gage is no word for it",
+        ),
         ("families: {llm_requests_total: {from: ['*_a']}, llm_requests_running: {from: ['*_a']}}", "both as a"),
-        ("identity: {name: a}\nfamilies: {}", "identity: ['name'] (write a name, or ['label', 'name'])"),
+        ("identity: {name: a}\nfamilies: {}", "identity: label: is missing (write label: …)"),
     ],
 )
 def test_a_wrong_map_is_refused_when_it_is_loaded(text: str, message: str) -> None:
@@ -44,7 +53,7 @@ def test_a_wrong_map_is_refused_when_it_is_loaded(text: str, message: str) -> No
 
 def test_the_maps_of_all_sources_are_right() -> None:
     for kind, given in maps().items():
-        assert SourceMap(kind, given, families()).sample_names
+        assert SourceMap(kind, given, families(), maps()).sample_names
 
 
 def test_every_mapped_or_made_family_says_what_it_is_computed_from() -> None:
