@@ -43,11 +43,14 @@ class Server(WithKey):
     metrics_endpoint: str = Field("/metrics", description="Path, or URL, of the metrics.")
 
 
+def exposes(glance: Glance) -> bool:
+    """Whether an answer may be an exposition."""
+    return glance.status == 200 and not glance.content_type.startswith(("text/html", "application/json"))
+
+
 def names(glance: Glance) -> frozenset[str]:
     """The metrics whose TYPE an answer tells; none where it is no exposition."""
-    if glance.status != 200 or glance.content_type.startswith(("text/html", "application/json")):
-        return frozenset()
-    return frozenset(name.decode() for name in _TYPE.findall(glance.start))
+    return frozenset(name.decode() for name in _TYPE.findall(glance.start)) if exposes(glance) else frozenset()
 
 
 def speakers(told: Iterable[str]) -> list[str]:
@@ -170,12 +173,17 @@ class Engine:
             yield table(known["llm_lora_slots"], [_LAYER]), float(int(newest.get("most", "")))
 
     def _advice(self) -> Iterable[Advice]:
-        if not any(self._context.totals.present.values()):
+        if not any(self._context.totals.present.values()) and not self._speaks():
             what = f"every number: {self._config.metrics_endpoint} has no metric of {self.kind}'s"
             yield Advice(what, f"see whether it is one, and serves a model ({self.switch})")
         if self._refused:
             remedy = "give the server's key: api_key_file in the configuration"
             yield Advice(f"the models and their lengths ({self.models} wants a key)", remedy)
+
+    def _speaks(self) -> bool:
+        """Whether any of its metrics is there, mapped or not: before the first request it may be none that is."""
+        words = tuple(word.encode() for word in self.speaks)
+        return any(identity.startswith(words) for identity, _ in self._context.reader.lines())
 
 
 def _entries(said: Any) -> Iterable[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from exporter.core.source import Context, Result
 from exporter.sources.dynamo.discovery import Discovery
 from exporter.sources.dynamo.endpoint import HEALTH, METRICS, Endpoint
 from exporter.sources.dynamo.registry import PREFIXES
-from exporter.sources.engine import names, speakers
+from exporter.sources.engine import exposes, names, speakers
 from exporter.sources.etcd.gateway import Gateway
 
 FRONTEND_PORT = "8000"
@@ -120,7 +120,7 @@ class Dynamo:
             return bool(keys)
         metrics = await upstream.glance(METRICS)
         found = speakers(names(metrics))
-        if metrics.status != 200 or (found and "dynamo" not in found):
+        if not exposes(metrics) or (found and "dynamo" not in found):
             return False  # and its /health may not be asked: SGLang's runs a generation
         async with upstream.get(HEALTH) as answer:
             if not answer.content_type.startswith(("application/json", "text/plain")):
