@@ -283,7 +283,9 @@ README of each source.
 def engines() -> dict[str, SourceMap]:
     """The maps of the model servers, by their kind."""
     made = {kind: source_map(kind) for kind in sources()}
-    return {kind: each for kind, each in made.items() if "engine" in (each.layer, getattr(sources()[kind], "layer", ""))}
+    return {
+        kind: each for kind, each in made.items() if "engine" in (each.layer, getattr(sources()[kind], "layer", ""))
+    }
 
 
 def _besides(family: Family, kind: str) -> str:

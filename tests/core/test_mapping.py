@@ -234,3 +234,81 @@ def test_without_the_label_falling_counters_tell_another_process() -> None:
     up.read(of(None, 500.0, m=10, n=10, o=10))
     up.read(of(None, 3.0, m=1, n=2, o=11))
     assert up.shown()['llm_requests_total{model="o"}'] == 21.0
+
+
+# -- spellings, maps within maps, gauges of several rules ---------------------------------------------------------
+
+ENGINE = {
+    "layer": "engine",
+    "families": {
+        "llm_requests_running": {"from": ["e:running", "e:active"], "merge": "sum"},
+        "llm_requests_total": {"from": ["e:requests_total"], "labels": {"model": "model"}},
+        "llm_request_failures_total": {
+            "from": ["e:failures_total"],
+            "labels": {"model": "model"},
+            "constant": {"reason": "timeout"},
+        },
+    },
+}
+WITHIN = """
+include: [engine]
+layer: frontend
+families:
+  llm_requests_running: {from: [own_running], constant: {layer: engine}, merge: sum}
+  llm_requests_total: {from: [own_requests_total], labels: {model: model}}
+"""
+
+
+def within(body: str, text: str = WITHIN) -> dict[str, float]:
+    up = Upstream(text=text, others={"engine": ENGINE})
+    up.read(body)
+    return {name.replace('{source="test",target="t",', "{"): value for name, value in up.shown().items()}
+
+
+@pytest.mark.parametrize("name", ["e:running", "e_running", "e_active"])
+def test_a_colon_and_an_underscore_are_alike(name: str) -> None:
+    assert within(f"{name} 3\n") == {'llm_requests_running{layer="engine"}': 3.0}
+
+
+def test_of_several_spellings_the_first_is_taken_and_never_the_sum() -> None:
+    assert within("e_active 3\ne:active 4\ne_running 5\n") == {'llm_requests_running{layer="engine"}': 5.0}
+
+
+def test_names_may_begin_with_something_else() -> None:
+    text = 'include: [engine]\nprefixes: {"e:": [other_, ""]}\nfamilies: {}\n'
+    for name in ("e:running", "other_running", "running"):
+        assert within(f"{name} 3\n", text) == {'llm_requests_running{layer="engine"}': 3.0}
+    assert within("my_running 3\n", text) == {}
+
+
+def test_rules_of_an_included_map_have_its_layer_and_stand_beside_the_map_s_own() -> None:
+    assert within('e:requests_total{model="m"} 3\nown_requests_total{model="m"} 4\n') == {
+        'llm_requests_total{layer="engine",model="m"}': 3.0,
+        'llm_request_failures_total{layer="engine",model="m",reason="timeout"}': 0.0,
+        'llm_requests_total{layer="frontend",model="m"}': 4.0,
+    }
+
+
+def test_of_a_gauge_that_several_rules_tell_the_first_is_shown() -> None:
+    assert within("own_running 7\n") == {'llm_requests_running{layer="engine"}': 7.0}
+    assert within("own_running 7\ne:running 3\n") == {'llm_requests_running{layer="engine"}': 3.0}
+
+
+def test_what_is_included_must_be_there() -> None:
+    with pytest.raises(MapError, match=r"include\.0: no map of a source: other \(known: engine\)"):
+        within("", "include: [other]\nfamilies: {}\n")
+
+
+def test_a_summary_is_fed_by_the_part() -> None:
+    text = """
+layer: engine
+families:
+  llm_request_duration_mean_seconds:
+    - {from: [us_total], part: sum, scale: 0.000001}
+    - {from: [requests_total], part: count}
+"""
+    up = Upstream(text=text)
+    up.read("us_total 1500000\nrequests_total 3\n")
+    up.read("us_total 2500000\nrequests_total 4\n")
+    name = 'llm_request_duration_mean_seconds_{}{{source="test",target="t",layer="engine"}}'
+    assert up.shown() == {name.format("count"): 4.0, name.format("sum"): 2.5}
