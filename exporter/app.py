@@ -402,8 +402,10 @@ class App:
                     watched.add(target.url)
                 else:
                     self._missing[target.target_name] = f"{kind}: {problem}"
-                    if first:
-                        log.info("not found, will be looked for again", source=kind, problem=problem)
+                    log.debug("not found", source=kind, problem=problem)
+        if first:
+            missing = {each.partition(":")[0]: None for each in self._missing.values()}
+            log.info("looks again for what is missing, and says why at /", missing=", ".join(missing))
 
     def _way_to(self, target: TargetConfig) -> Upstream:
         assert self._client is not None  # noqa: S101 - made before anything is looked for
