@@ -399,7 +399,7 @@ class App:
                     log.info("found", source=kind, url=target.place)
                     self._missing.pop(target.target_name, None)
                     self._start(target, found=True)
-                    watched.add(target.url)
+                    watched |= {target.url} - {""}  # not all are at a URL
                 else:
                     self._missing[target.target_name] = f"{kind}: {problem}"
                     log.debug("not found", source=kind, problem=problem)
