@@ -1,6 +1,7 @@
 """The host's source, where it can be held against what is set: times that go back, a disk that hangs, workloads."""
 
 import asyncio
+import gc
 import shutil
 import subprocess
 import threading
@@ -136,6 +137,7 @@ def test_what_listens_on_a_target_s_port_is_found() -> None:
     listening = server.run_until_complete(asyncio.start_server(lambda *_: None, "127.0.0.1", 0))
     port = listening.sockets[0].getsockname()[1]
     assert not any(name in workload for _, workload in told(1))
+    gc.collect()  # what earlier tests left open
     threads, files = threading.active_count(), len([*Path("/proc/self/fd").iterdir()])
     found = told(port)
     listening.close()
