@@ -20,6 +20,9 @@ from exporter.config.model import Config, TargetConfig
 from exporter.config.values import URL_SCHEMA, duration_text, size_text
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # also where this file is loaded and not run
+
+from tables import alerts_table, recordings_table, series_table  # noqa: E402
 
 SCHEMA_FILE = "llm-exporter.schema.json"
 
@@ -292,10 +295,21 @@ def metrics() -> str:
     return "\n".join(pages) + SCORE
 
 
+def prometheus() -> str:
+    """The page on Prometheus: its tables made anew, its text as it stands."""
+    text = (HERE / "prometheus.md").read_text("utf-8")
+    for name, table in (("series", series_table), ("recordings", recordings_table), ("alerts", alerts_table)):
+        begin, end = f"<!-- made by docs/make.py: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n" + table() + "\n" + end + rest.partition(end)[2]
+    return text
+
+
 MADE: dict[Path, Callable[[], str]] = {
     HERE / "configuration.md": configuration,
     HERE / SCHEMA_FILE: schema,
     HERE / "metrics.md": metrics,
+    HERE / "prometheus.md": prometheus,
 }
 """What is made, and by what."""
 
