@@ -34,6 +34,7 @@ listen: 0.0.0.0:9400                       # :9400 when left out, on all address
 interval: 5s                               # between two reads of a target
 intervals: {nats: 1s}                      # of all targets of a source
 timeout: 10s                               # for one read, in all
+stalled_after: 2m                          # requests that run, and nothing moves: the target is stalled
 detect: false                              # true: also find what runs on this machine
 reload: true                               # POST /-/reload reads this file anew
 state_directory: /var/lib/llm-exporter     # where totals are kept over restarts
@@ -48,6 +49,7 @@ targets:
     api_key_file: litellm-key              # a file in $CREDENTIALS_DIRECTORY; or a path: /run/secrets/litellm
     interval: 15s                          # of this target
     timeout: 1m30s
+    stalled_after: 5m
     labels: {team: search}                 # added
     keep: [team_alias]                     # an upstream label to keep: top 20, the rest `other`
     exclude: [llm_gateway_overhead_seconds]
@@ -263,6 +265,30 @@ Where only one of L and T is known it has the weight of both; where neither is, 
 | `llm_cache_write_cost_usd_total{cache="prompt"}` | growth of `llm_prompt_cache_write_tokens_total` × (`{kind="cache_write"}` − `{kind="input"}`) |
 
 Where no price is known nothing is claimed, and `llm_price_known` is 0.
+
+## Standing still
+
+`llm_target_stalled` is 1 where requests are running or waiting and nothing has moved for `stalled_after` (2 minutes): no
+token, no step of the engine, no filling KV cache, no served request. It is judged at each read, for each model and rank
+that the upstream tells requests of, and 0 again at the first read that sees a move, or nothing left to do. Arrivals,
+clients that give up and requests that are turned away are no move, so health checks that answer all the while hide nothing.
+
+Where an upstream shows nothing while a request runs, and all moves only at its end, a long answer looks like a standstill.
+There the time is three times what all but one in a thousand requests took (`llm_request_duration_seconds`), or three times
+the longest pause that was seen to end; 10 minutes at least until 1,000 requests have been served, an hour at most, and
+never less than `stalled_after`.
+
+| Upstream | Seen while a request runs | Allowed |
+| --- | --- | --- |
+| vLLM | steps that give a token; KV cache, also in a long prefill | `stalled_after` |
+| Dynamo's frontend | gaps between tokens, once one was seen | `stalled_after` |
+| Dynamo's worker | bytes of answers | `stalled_after` |
+| LiteLLM | nothing | by history |
+| another engine that tells its tokens at the end | first tokens, gaps and KV cache, where it has them | by history |
+
+What cannot be seen: one request that hangs while others get on; a pause of an upstream that tells no requests, or that has
+counted nothing yet; a prefill that takes longer than `stalled_after` in one step, or that a frontend waits for alone, is
+taken for a standstill.
 
 ## In OpenTelemetry's words
 

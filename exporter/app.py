@@ -81,7 +81,8 @@ def assemble(
     reader = Difference(totals, Limits(body=config.limits.body))
     upstream = Upstream(client, target.url, _key_of(target), compression=target.compression, tls=_tls_of(target))
     score = config.score
-    settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
+    stalled_after = target.stalled_after or config.stalled_after
+    settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft, stalled_after)
     health = Health(target.source, target.target_name, target.labels, config.thresholds_of(target))
     board.watch(health)
     return Watch(
@@ -141,7 +142,8 @@ def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
 
 def _common(config: Config) -> tuple[object, ...]:
     """What the configuration says of all targets alike."""
-    return config.interval, config.intervals, config.timeout, config.limits, config.score, config.thresholds
+    times = config.interval, config.intervals, config.timeout, config.stalled_after
+    return *times, config.limits, config.score, config.thresholds
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from exporter.catalogue import COMMON, rules_of
 from exporter.core.types import Family, Kind
 
 Merge = Literal["sum", "max", "min", "none"]
+Progress = Literal["running", "end", "none"]
 Labels = Mapping[str, str]
 
 KEPT_VALUES = 20
@@ -34,6 +35,7 @@ _HISTOGRAM = ("_bucket", "_count", "_sum")
 _MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "not", "tables", "families", "internal"}
 _RULE_KEYS = {
     "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type", "declared", "lazy",
+    "progress",
 }  # fmt: skip
 _IDENTITY_KEYS = {"name", "label"}
 _UPSTREAM_TYPES = frozenset(get_args(Kind))
@@ -85,6 +87,9 @@ class Rule:
 
     `lazy` says that the upstream does not show the counter until it has counted; if not, one that it does not show is
     one that it cannot tell, and no 0.
+
+    `progress` says when the upstream moves it: while a request runs, at the end of one that was served, or also where
+    nothing gets on (a request arrives, a client gives up).
     """
 
     key: str
@@ -100,6 +105,7 @@ class Rule:
     when: frozenset[str]
     declared: frozenset[str]
     lazy: bool
+    progress: Progress
 
     def boundary(self, le: str) -> float:
         """A bucket's boundary in our unit. Raises ValueError where it is not a number."""
@@ -233,6 +239,9 @@ class SourceMap:
         merge = given.get("merge", "none" if family.kind == "gauge" else "sum")
         if merge not in get_args(Merge) or (family.kind != "gauge" and merge != "sum"):
             raise MapError(f"{self._what}: {key}: merge: {merge} (write sum, max, min or none; for gauges only)")
+        progress = given.get("progress", "end")
+        if progress not in get_args(Progress):
+            raise MapError(f"{self._what}: {key}: progress: {progress} (write running, end or none)")
         for pick in picks.values():
             if pick.table is not None and pick.table not in self.tables:
                 raise MapError(f"{self._what}: {key}: no table {pick.table} (it has {sorted(self.tables)})")
@@ -250,6 +259,7 @@ class SourceMap:
             when=frozenset(given.get("when", ())),
             declared=declared,
             lazy=bool(given.get("lazy", True)),
+            progress=progress,
         )
 
     @property

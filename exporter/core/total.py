@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -100,6 +100,9 @@ class Totals:
         self._max_series = max_series
         self._clock = clock
         self._saved = saved
+        self.note = str((saved or {}).get("note", ""))
+        """A short text of the source's own, such as a place to go on from: what it is set to in a read is saved with
+        the totals of that read, and is there again after a restart of the exporter."""
         self._baseline = from_zero and saved is None
         self._owing = False
         self._watched = False  # a whole body has been read
@@ -531,6 +534,7 @@ class Totals:
         head = {
             "identity": self._process.start,
             "kept": self._naming.shown,
+            "note": self.note,
             "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
         }
         return saving.Dump(head, saving.slots(self.ledger, self.counters, self.chosen))
@@ -581,6 +585,12 @@ class Totals:
     def _mark_changes(self) -> None:
         self.shown.changed |= self.ledger.changed
         self.ledger.changed = False
+
+    def gauges(self, names: Collection[str]) -> Iterator[Sample]:
+        """The values of mapped gauges by family."""
+        for (key, alternative, series), slot in self._gauges.items():
+            if series.family.name in names and alternative == self.chosen[key] and (value := slot.value) is not None:
+                yield series, value
 
     def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""

@@ -25,6 +25,7 @@ def load(text: str) -> SourceMap:
         ("families: {llm_requests_total: {from: [a], labels: {team: team}}}", "has no label team"),
         ("families: {llm_requests_total: {from: [a], merge: max}}", "for gauges only"),
         ("families: {llm_requests_running: {from: [a], merge: mean}}", "merge: mean"),
+        ("families: {llm_requests_total: {from: [a], progress: start}}", "write running, end or none"),
         ("families: {llm_request_failures_total: {from: [a], constant: {reason: odd}}}", "['odd'] is not one of"),
         ("families: {llm_requests_total: {from: [a], labels: {model: {lookup: t, by: x}}}}", "no table t"),
         ("families: {llm_time_per_output_token_mean_seconds: {from: [a]}}", "made by code"),
