@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - it stands beside make.py, which is a program
 """The tables of docs/prometheus.md: series by kind of target, from the captures; rules and alerts, from their files."""
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def _own_page(expected: Path) -> Path | None:
 
 def health_series() -> int:
     """Series that the exporter shows of every target."""
-    kept = [family for name, family in families().items() if name.startswith("llm_target_") and "layer" not in family.labels]
+    kept = [
+        family for name, family in families().items() if name.startswith("llm_target_") and "layer" not in family.labels
+    ]
     return sum(prod(len(values) for values in family.closed.values()) for family in kept)
 
 
@@ -50,7 +53,10 @@ def series_table() -> str:
             )
         if kind not in fullest or len(_lines(path)) > len(_lines(fullest[kind])):
             fullest[kind] = path
-    rows = ["| Target | Series of ours | Lines of its own page | Models | GPUs | Capture |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = [
+        "| Target | Series of ours | Lines of its own page | Models | GPUs | Capture |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for kind, path in sorted(fullest.items()):
         lines, page = _lines(path), _own_page(path)
         things = [len({found[1] for line in lines if (found := pattern.search(line))}) for pattern in (_MODEL, _GPU)]
@@ -87,5 +93,7 @@ def alerts_table() -> str:
     rows = ["| Alert | Severity | After | File |", "| --- | --- | --- | --- |"]
     for file, rule in _rules("alerts"):
         page = rule["annotations"]["runbook_url"].removeprefix("docs/")
-        rows.append(f"| [{rule['alert']}]({page}) | {rule['labels']['severity']} | {rule.get('for', 'at once')} | {file} |")
+        rows.append(
+            f"| [{rule['alert']}]({page}) | {rule['labels']['severity']} | {rule.get('for', 'at once')} | {file} |"
+        )
     return "\n".join(rows) + "\n"

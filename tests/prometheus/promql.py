@@ -1,6 +1,6 @@
 """What an expression of PromQL reads, and which labels its result may have: held against the catalogue, and our rules.
 
-An expression that breaks one of these raises Broken, which says what and where:
+An expression that breaks one of these raises BrokenRuleError, which says what and where:
 
 - it names families of the catalogue, our own recordings, or `up`, and labels that these have;
 - of a family that a target has it selects `source`: applications have an `llm_requests_total` of their own;
@@ -31,7 +31,7 @@ _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_c
 _SETS = ("and", "or", "unless")
 
 
-class Broken(Exception):
+class BrokenRuleError(Exception):
     """An expression breaks a rule."""
 
 
@@ -105,23 +105,23 @@ class Checker:
 
     def _selected(self, node: Any) -> Labels:
         if node.name not in self.known:
-            raise Broken(f"{node.name}: no series of ours")
+            raise BrokenRuleError(f"{node.name}: no series of ours")
         labels, family = self.known[node.name], family_of(node.name)
         if node.matchers.or_matchers:
-            raise Broken(f"{node.prettify()}: alternatives of matchers are not checked here")
+            raise BrokenRuleError(f"{node.prettify()}: alternatives of matchers are not checked here")
         for matcher in node.matchers.matchers:
             if matcher.name not in labels:
-                raise Broken(f"{node.prettify()}: {node.name} has no label {matcher.name}")
+                raise BrokenRuleError(f"{node.prettify()}: {node.name} has no label {matcher.name}")
             if (closed := family and family.closed.get(matcher.name)) and matcher.value:
                 exact = matcher.op in (MatchOp.Equal, MatchOp.NotEqual)
                 words = [matcher.value] if exact else matcher.value.split("|")
                 for word in words:
                     if not any(word == one if exact else re.fullmatch(word, one) for one in closed):
-                        raise Broken(f"{node.prettify()}: {matcher.name} is never {word}")
+                        raise BrokenRuleError(f"{node.prettify()}: {matcher.name} is never {word}")
         if "source" in labels and family is not None:
             chosen = [one for one in node.matchers.matchers if one.name == "source"]
             if not any(_wants_one(one) for one in chosen):
-                raise Broken(f'{node.prettify()}: does not select source!=""')
+                raise BrokenRuleError(f'{node.prettify()}: does not select source!=""')
         return labels
 
     def _aggregated(self, node: Any) -> Labels:
@@ -129,15 +129,17 @@ class Checker:
         named = frozenset(node.modifier.labels) if node.modifier else frozenset()
         without = node.modifier is not None and node.modifier.type == AggModifierType.Without
         if wrong := named - inner:
-            raise Broken(f"{node.prettify()}: there is no {', '.join(sorted(wrong))} to aggregate")
+            raise BrokenRuleError(f"{node.prettify()}: there is no {', '.join(sorted(wrong))} to aggregate")
         outer = inner - named if without else named
         gone = inner - outer
         if "layer" in gone:
-            raise Broken(f"{node.prettify()}: crosses layers")
+            raise BrokenRuleError(f"{node.prettify()}: crosses layers")
         if "le" in inner and "source" in gone:
-            raise Broken(f"{node.prettify()}: adds buckets of different sources")
+            raise BrokenRuleError(f"{node.prettify()}: adds buckets of different sources")
         if gone & REPLICA and str(node.op) not in ("max", "min") and "source" in inner:
-            raise Broken(f"{node.prettify()}: counts each replica of an exporter (take max without (replica, pod) first)")
+            raise BrokenRuleError(
+                f"{node.prettify()}: counts each replica of an exporter (take max without (replica, pod) first)"
+            )
         return outer
 
     def _matched(self, node: Any) -> Labels | None:
@@ -147,20 +149,20 @@ class Checker:
         modifier = node.modifier
         matching = modifier.matching if modifier is not None else None
         if matching is not None and (wrong := frozenset(matching.labels) - left - right):
-            raise Broken(f"{node.prettify()}: neither side has {', '.join(sorted(wrong))}")
+            raise BrokenRuleError(f"{node.prettify()}: neither side has {', '.join(sorted(wrong))}")
         if matching is None:
             key_left, key_right = left, right
         elif matching.type == LabelModifierType.Include:
             key_left = key_right = frozenset(matching.labels)
             if missing := key_left - (left & right):
-                raise Broken(f"{node.prettify()}: one side has no {', '.join(sorted(missing))}")
+                raise BrokenRuleError(f"{node.prettify()}: one side has no {', '.join(sorted(missing))}")
         else:
             key_left, key_right = left - set(matching.labels), right - set(matching.labels)
         operator = str(node.op).strip()
         if operator == "or" and matching is None:
             return left | right
         if key_left != key_right:
-            raise Broken(f"{node.prettify()}: sides differ in {', '.join(sorted(key_left ^ key_right))}")
+            raise BrokenRuleError(f"{node.prettify()}: sides differ in {', '.join(sorted(key_left ^ key_right))}")
         if operator in _SETS:
             return left | right if operator == "or" else left
         match modifier.card if modifier is not None else None:
@@ -177,7 +179,7 @@ class Checker:
         if name == "label_replace":
             labels = results[0] or frozenset()
             if node.args[3].val not in labels:
-                raise Broken(f"{node.prettify()}: there is no {node.args[3].val} to take the value from")
+                raise BrokenRuleError(f"{node.prettify()}: there is no {node.args[3].val} to take the value from")
             return labels | {node.args[1].val}
         if name in ("time", "scalar"):
             return None
@@ -186,6 +188,6 @@ class Checker:
         labels = next((one for one in results if one is not None), frozenset())
         if name == "histogram_quantile":
             if missing := {"le", "source"} - labels:
-                raise Broken(f"{node.prettify()}: its buckets have no {', '.join(sorted(missing))}")
+                raise BrokenRuleError(f"{node.prettify()}: its buckets have no {', '.join(sorted(missing))}")
             return labels - {"le"}
         return labels
