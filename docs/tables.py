@@ -97,3 +97,13 @@ def alerts_table() -> str:
             f"| [{rule['alert']}]({page}) | {rule['labels']['severity']} | {rule.get('for', 'at once')} | {file} |"
         )
     return "\n".join(rows) + "\n"
+
+
+def page() -> str:
+    """docs/prometheus.md: its tables made anew, its text as it stands."""
+    text = (ROOT / "docs" / "prometheus.md").read_text("utf-8")
+    for name, table in (("series", series_table), ("recordings", recordings_table), ("alerts", alerts_table)):
+        begin, end = f"<!-- made by docs/make.py: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + "\n" + table() + "\n" + end + rest.partition(end)[2]
+    return text
