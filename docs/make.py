@@ -27,6 +27,9 @@ from exporter.sources import sources
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent / "exporter" / "sources"
+sys.path.insert(0, str(HERE))  # also where this file is loaded and not run
+
+import tables  # noqa: E402
 
 SCHEMA_FILE = "llm-exporter.schema.json"
 
@@ -399,6 +402,7 @@ MADE: dict[Path, Callable[[], str]] = {
     HERE / "configuration.md": configuration,
     HERE / SCHEMA_FILE: schema,
     HERE / "metrics.md": metrics,
+    HERE / "prometheus.md": tables.page,
     **{SOURCES / kind / "README.md": partial(readme, kind) for kind in engines()},
 }
 """What is made, and by what."""
