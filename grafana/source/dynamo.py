@@ -32,7 +32,7 @@ def page() -> Page:
         "Over time: what is registered",
         _map(),
         states(
-            "Endpoints",
+            "Endpoints over time",
             "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot be asked.",
             "llm_dynamo_endpoint_state",
             ENDPOINT,
@@ -43,7 +43,7 @@ def page() -> Page:
         ),
         _models(),
         states(
-            "Instances",
+            "Instances over time",
             "The state of each instance, one process that serves an endpoint.",
             "llm_dynamo_instance_state",
             f"{ENDPOINT}, dynamo_instance",

@@ -163,8 +163,8 @@ def _targets() -> Panel:
         return f"max by ({by}) ({pick(family, TARGET)})"
 
     return table(
-        "Targets",
-        "Everything that is read.",
+        "What is read",
+        "Every target, how it is read and what comes of it.",
         {"target": "Target", "source": "Source", "instance": "Exporter"},
         Column("Up", "none", now("llm_target_up"), ((1, GOOD),), BAD),
         Column("Read took", "s", now("llm_target_read_duration_seconds"), ((1, WARN),)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import statetimeline
 from grafana_foundation_sdk.builders import table as tables
 
@@ -13,6 +12,7 @@ from grafana.source.query import AT, Query, called, joined, mean, pick, quantile
 from grafana.source.style import ANY_BAD, BAD, GOOD, PARTS, RATIO_GOOD, WARN
 
 GATEWAY, ENGINE = 'layer="gateway"', 'layer="engine"'
+JOB = 'job=~"$job"'  # recordings are over all exporters of a job
 WHERE = "layer, source"
 FIFTH = Size(5, 4)
 QUARTER = Size(6, 7)
@@ -25,7 +25,6 @@ def page() -> Page:
         "llm-overview",
         "LLM / Overview",
         "Is it served now, whose slowness is it, what is frozen or next to fail, which model to unload, what does it cost?",
-        build.CustomVariable("objective").label("Objective").values("99% : 0.99,99.5% : 0.995,99.9% : 0.999"),
         choice("layer", "Layer (heatmap)", "llm_requests_total"),
         choice("source", "Source (heatmap)", "llm_requests_total", 'layer="$layer"'),
     )
@@ -68,12 +67,14 @@ def _served() -> list[Panel]:
             links={"Failures by provider": f"/d/llm-providers?{SAME}"},
         ),
         number(
-            "Burn of the error budget",
-            "How many times faster than the objective allows do requests fail now? At 1 the budget lasts its period; at 14.4 a"
-            " month's is gone in two days.",
+            "Burn of the objectives, 1 h",
+            "How many times faster than the objectives (prometheus/rules/objectives.yml) allow do requests fail, or first tokens"
+            " come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of each layer, as the"
+            " alerts see it: the objectives stand in the rules alone.",
             "none",
-            Query(f"({failed}) / (1 - $objective)", "{{layer}} ({{source}})"),
-            empty="no requests",
+            Query(f"max by (layer) (layer_model:llm_availability:burn1h{{{JOB}}})", "{{layer}} errors"),
+            Query(f"max by (layer) (layer_model:llm_time_to_first_token:burn1h{{{JOB}}})", "{{layer}} TTFT"),
+            empty="no requests, or no rules",
             size=FIFTH,
             base=GOOD,
             steps=((1, WARN), (6, BAD)),
@@ -150,7 +151,7 @@ def _frozen() -> tables.Panel:
         "unit failed": (pick("llm_unit_state", 'state="failed"'), "== 1", ("unit",)),
         "service down": (pick("llm_probe_up"), "== 0", ("target", "probe")),
         "GPU lost": (pick("llm_gpu_up"), "== 0", ("gpu", "uuid")),
-        "out of rotation": (pick("llm_deployment_up"), "== 0", ("layer", "deployment")),
+        "out of rotation": (pick("llm_deployment_up", GATEWAY), "== 0", ("target", "deployment")),
     }
     endpoint = ("dynamo_namespace", "dynamo_component", "dynamo_endpoint")
     for state in ("suspect", "offline"):
@@ -177,7 +178,7 @@ def _frozen() -> tables.Panel:
 
 def _next() -> tables.Panel:
     """What is next to fail?"""
-    kv = pick("llm_kv_cache_usage_ratio")
+    kv = pick("llm_kv_cache_usage_ratio", ENGINE)
     requests = pick("llm_rate_limit_remaining", GATEWAY, 'unit="requests"')
     attempts = total(f"{AT}, layer, model, provider", rate("llm_provider_requests_total", GATEWAY))
     left = {
@@ -185,12 +186,12 @@ def _next() -> tables.Panel:
         "rate limit": (f"{requests} / on ({AT}, layer, model, provider) ({attempts} > 0)", ("provider", "model")),
     }
     gone = {
-        "budget spent": ("llm_budget_remaining_usd", ("scope", "provider")),
-        "disk full": ("llm_host_filesystem_avail_bytes", ("target", "mountpoint")),
-        "memory full": ("llm_host_memory_available_bytes", ("target",)),
+        "budget spent": (pick("llm_budget_remaining_usd", GATEWAY), ("scope", "provider")),
+        "disk full": (pick("llm_host_filesystem_avail_bytes"), ("target", "mountpoint")),
+        "memory full": (pick("llm_host_memory_available_bytes"), ("target",)),
     }
-    for what, (family, labels) in gone.items():
-        left[what] = (f"{pick(family)} / (-deriv({pick(family)}[$__range]) > 0)", labels)
+    for what, (rest, labels) in gone.items():
+        left[what] = (f"{rest} / (-deriv({rest}[$__range]) > 0)", labels)
     each = " or ".join(called(joined(expr, "thing", *labels), what=what) for what, (expr, labels) in left.items())
     return table(
         "Next to fail",

@@ -55,7 +55,7 @@ FIRING = 'ALERTS{alertstate="firing",alertname=~"LLM.+"}'
 class Page:
     """One dashboard in the making. `row` by `row`, then `text`, the file."""
 
-    def __init__(self, uid: str, title: str, text: str, *variables: build.QueryVariable | build.CustomVariable) -> None:
+    def __init__(self, uid: str, title: str, text: str, *variables: build.QueryVariable) -> None:
         self.uid = uid
         self._y = 0
         self._next = 1
