@@ -100,6 +100,9 @@ class Totals:
         self._max_series = max_series
         self._clock = clock
         self._saved = saved
+        self.note = str((saved or {}).get("note", ""))
+        """A short text of the source's own, such as a place to go on from: what it is set to in a read is saved with
+        the totals of that read, and is there again after a restart of the exporter."""
         self._baseline = from_zero and saved is None
         self._owing = False
         self._watched = False  # a whole body has been read
@@ -531,6 +534,7 @@ class Totals:
         head = {
             "identity": self._process.start,
             "kept": self._naming.shown,
+            "note": self.note,
             "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
         }
         return saving.Dump(head, saving.slots(self.ledger, self.counters, self.chosen))
