@@ -49,9 +49,15 @@ def _found(by: str, *matchers: str) -> str:
 
 def _now() -> list[Panel]:
     shown = {
-        "Response cache": (_hits("layer"), "Requests that the gateway answered from its cache, of those it could have."),
+        "Response cache": (
+            _hits("layer"),
+            "Requests that the gateway answered from its cache, of those it could have.",
+        ),
         "Prompt cache": (_cached("layer", *MINE), "Prompt tokens that providers read from their cache, of all."),
-        "Prefix cache": (_found("layer", ENGINE, MODEL), "Prompt tokens that engines found in their prefix cache, of all."),
+        "Prefix cache": (
+            _found("layer", ENGINE, MODEL),
+            "Prompt tokens that engines found in their prefix cache, of all.",
+        ),
     }
     kv = pick("llm_kv_cache_usage_ratio", ENGINE, MODEL)
     return [
@@ -91,7 +97,8 @@ def _response() -> list[Panel]:
         ),
         series(
             "Waiting saved",
-            "Seconds that clients did not wait, for each second that passes: an estimate, from hits and the mean of what"
+            "Seconds that clients did not wait, for each second that passes: an estimate, from hits and the mean of"
+            " what"
             " providers take.",
             "none",
             Query(total("model", rate("llm_cache_saved_seconds_total", *MINE)), "{{model}}"),
@@ -123,7 +130,9 @@ def _prompt() -> list[Panel]:
             "Tokens written to prompt caches",
             "Prompt tokens that providers wrote to their caches, which may cost more than reading them anew.",
             "short",
-            Query(total("provider, model", rate("llm_prompt_cache_write_tokens_total", *MINE)), "{{provider}} {{model}}"),
+            Query(
+                total("provider, model", rate("llm_prompt_cache_write_tokens_total", *MINE)), "{{provider}} {{model}}"
+            ),
             empty="no provider tells of writes to its cache",
         ),
     ]
@@ -153,7 +162,10 @@ def _prefix() -> list[Panel]:
             "KV cache in use",
             "Used part of the KV cache. Where it is full, requests wait or are set aside.",
             "percentunit",
-            Query(f"max by (target, model, rank) ({pick('llm_kv_cache_usage_ratio', ENGINE, MODEL)})", "{{target}} {{model}} {{rank}}"),
+            Query(
+                f"max by (target, model, rank) ({pick('llm_kv_cache_usage_ratio', ENGINE, MODEL)})",
+                "{{target}} {{model}} {{rank}}",
+            ),
             empty="no engine tells",
             size=QUARTER,
             most=1,

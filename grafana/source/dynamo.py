@@ -33,7 +33,8 @@ def page() -> Page:
         _map(),
         states(
             "Endpoints over time",
-            "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot be asked.",
+            "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot"
+            " be asked.",
             "llm_dynamo_endpoint_state",
             ENDPOINT,
             "{{dynamo_namespace}} " + PATH,
@@ -172,7 +173,8 @@ def _traffic() -> list[Panel]:
         ),
         series(
             "Requests and errors: workers",
-            "Requests that the workers of each endpoint took, and their errors in taking and answering them. A request that"
+            "Requests that the workers of each endpoint took, and their errors in taking and answering them. A"
+            " request that"
             " goes through a prefill and a decode worker counts with both.",
             "reqps",
             Query(total(ENDPOINT, requests), PATH),
@@ -217,7 +219,10 @@ def _load() -> list[Panel]:
             "Running: workers",
             "Requests that each worker answers now.",
             "none",
-            Query(f"sum by ({WORKER}) ({pick('llm_dynamo_worker_requests_running', NAMESPACE)})", "{{dynamo_component}} {{dynamo_instance}}"),
+            Query(
+                f"sum by ({WORKER}) ({pick('llm_dynamo_worker_requests_running', NAMESPACE)})",
+                "{{dynamo_component}} {{dynamo_instance}}",
+            ),
             empty="no worker's system port is read",
             size=QUARTER,
         ),
@@ -241,7 +246,10 @@ def _load() -> list[Panel]:
             "KV cache in use",
             "Used part of the workers' KV cache.",
             "percentunit",
-            Query(f"max by (target, model, rank) ({pick('llm_kv_cache_usage_ratio', *OF_DYNAMO)})", "{{target}} {{model}} {{rank}}"),
+            Query(
+                f"max by (target, model, rank) ({pick('llm_kv_cache_usage_ratio', *OF_DYNAMO)})",
+                "{{target}} {{model}} {{rank}}",
+            ),
             empty="no worker tells",
             size=QUARTER,
             most=1,

@@ -78,7 +78,12 @@ def _failures() -> list[Panel]:
     dropped = total("target, reason", rate("llm_target_series_dropped_total", TARGET))
     return [
         series(
-            "Reads that failed, by reason", "Of all targets shown.", "ops", Query(failed, "{{reason}}"), empty=NONE, stacked=True
+            "Reads that failed, by reason",
+            "Of all targets shown.",
+            "ops",
+            Query(failed, "{{reason}}"),
+            empty=NONE,
+            stacked=True,
         ),
         series("Reads that failed, by target", "For all reasons.", "ops", Query(by_target, "{{target}}"), empty=NONE),
         series(

@@ -20,7 +20,8 @@ def page() -> Page:
     made = Page(
         "llm-gpu-host",
         "LLM / GPUs and host",
-        "Each GPU: how busy, how full and by whom, how warm, what holds it down, what broke. And the machine around it.",
+        "Each GPU: how busy, how full and by whom, how warm, what holds it down, what broke. And the machine around"
+        " it.",
         found("gpu", "GPU", pick("llm_gpu_up"), r'/[{,]gpu="(?<text>[^"]+)|[{,]uuid="(?<value>[^"]+)/g'),
         variable("workload", "Workload", "llm_workload_memory_bytes"),
     )
@@ -82,16 +83,23 @@ def _over_time() -> list[Panel]:
     )
     return [
         series(
-            "Utilisation",
+            "Utilisation of GPUs",
             "Part of the time in which at least one kernel ran: one small kernel is enough for 1.",
             "percentunit",
             Query(f"max by (instance, gpu, uuid) ({pick('llm_gpu_utilization_ratio', UUID)})", name),
             empty=NO_GPU,
             most=1,
         ),
-        series("Memory", "Used part of each GPU's memory.", "percentunit", Query(memory, name), empty=NO_GPU, most=1),
+        series(
+            "Memory of GPUs",
+            "Used part of each GPU's memory.",
+            "percentunit",
+            Query(memory, name),
+            empty=NO_GPU,
+            most=1,
+        ),
         timeline(
-            "Held down",
+            "GPUs held down",
             "Whether the clocks of each GPU are held down, for heat, power or another reason; being idle is none.",
             Query(f"max by (instance, gpu, uuid) ({bad})", name),
             {"0": "clear", "1": "held down"},
@@ -113,7 +121,8 @@ def _each() -> list[Panel]:
     return [
         series(
             "Busy: GPU $gpu",
-            "Part of the time in which at least one kernel ran, and in which memory was read or written (not how full it is).",
+            "Part of the time in which at least one kernel ran, and in which memory was read or written (not how"
+            " full it is).",
             "percentunit",
             Query(f"max({pick('llm_gpu_utilization_ratio', ONE)})", "kernels"),
             Query(f"max({pick('llm_gpu_memory_busy_ratio', ONE)})", "memory"),
@@ -175,7 +184,10 @@ def _each() -> list[Panel]:
             "Bus: GPU $gpu",
             "Bytes over PCIe and NVLink.",
             "Bps",
-            *(Query(total("direction", rate(family, ONE)), f"{what} {{{{direction}}}}") for what, family in moved.items()),
+            *(
+                Query(total("direction", rate(family, ONE)), f"{what} {{{{direction}}}}")
+                for what, family in moved.items()
+            ),
             empty="the driver does not tell",
             size=QUARTER,
         ),
@@ -190,7 +202,7 @@ def _host() -> list[Panel]:
     limits = {what: pick(f"llm_threshold_{what}_ratio", HOST) for what in ("cpu", "memory")}
     return [
         series(
-            "CPU",
+            "CPU of the host",
             "Part of all CPUs by what they are used for, and the limit that the configuration sets.",
             "percentunit",
             Query(f"{modes} / on (instance) group_left () {cpus}", "{{instance}} {{mode}}"),
@@ -199,7 +211,7 @@ def _host() -> list[Panel]:
             size=QUARTER,
         ),
         series(
-            "Memory",
+            "Memory of the host",
             "Part of the memory that could not be had without swapping, and the limit that the configuration sets.",
             "percentunit",
             Query(f"max by (instance) (1 - {memory} / {installed})", "{{instance}}"),
@@ -219,7 +231,7 @@ def _host() -> list[Panel]:
             most=1,
         ),
         series(
-            "Temperature",
+            "Temperature of the host",
             "By sensor.",
             "celsius",
             Query(f"max by (instance, chip, sensor) ({pick('llm_host_temperature_celsius')})", "{{chip}} {{sensor}}"),

@@ -16,7 +16,8 @@ def page() -> Page:
     made = Page(
         "llm-latency",
         "LLM / Latency",
-        "How long requests take, of one layer and source at a time: buckets are the upstream's own and add up only there.",
+        "How long requests take, of one layer and source at a time: buckets are the upstream's own and add up only"
+        " there.",
         choice("layer", "Layer", "llm_requests_total"),
         choice("source", "Source", "llm_requests_total", 'layer="$layer"'),
         variable("model", "Model", "llm_requests_total", 'layer="$layer"', 'source="$source"', absent=True),
@@ -81,7 +82,9 @@ def _three(family: str, name: str, text: str) -> list[Panel]:
     """A distribution: its percentiles, how it spreads, and the models beside each other."""
     return [
         series(f"{name}: percentiles", text, "s", *percentiles(family, "", *SHOWN), empty=NONE),
-        spread(f"{name}: spread", f"{text} How the requests spread.", "s", total("le", rate(f"{family}_bucket", *SHOWN))),
+        spread(
+            f"{name}: spread", f"{text} How the requests spread.", "s", total("le", rate(f"{family}_bucket", *SHOWN))
+        ),
         series(
             f"{name}: p95 by model",
             f"{text} 95 of 100 requests to a model keep within this.",
@@ -107,21 +110,21 @@ def _yesterday() -> list[Panel]:
     whole = "llm_request_duration_seconds"
     return [
         both(
-            "Requests",
+            "Requests: today and yesterday",
             "Requests that finished, now and a day before.",
             "reqps",
             total("layer", rate("llm_requests_total", *SHOWN)),
             total("layer", rate("llm_requests_total", *SHOWN, offset=day)),
         ),
         both(
-            "TTFT p95",
+            "TTFT p95: today and yesterday",
             "95 of 100 requests had their first token within this, now and a day before.",
             "s",
             quantile(0.95, family, "", *SHOWN),
             quantile(0.95, family, "", *SHOWN, offset=day),
         ),
         both(
-            "End to end p95",
+            "End to end p95: today and yesterday",
             "95 of 100 requests were answered within this, now and a day before.",
             "s",
             quantile(0.95, whole, "", *SHOWN),
@@ -134,7 +137,8 @@ def _tokens() -> list[Panel]:
     return [
         series(
             "TPOT: mean",
-            "Mean time per output token after the first, of upstreams that tell sums only (LiteLLM, corrected; llama.cpp).",
+            "Mean time per output token after the first, of upstreams that tell sums only (LiteLLM, corrected;"
+            " llama.cpp).",
             "s",
             Query(mean("llm_time_per_output_token_mean_seconds", "model", *SHOWN), "{{model}}"),
             empty="this source tells a distribution, or nothing was asked",

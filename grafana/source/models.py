@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import SAME, Column, Panel, Size, number, series, states, table
-from grafana.source.query import AT, Query, gain, pick, rate, renamed, total
+from grafana.source.query import AT, OURS, Query, gain, pick, rate, renamed, total
 from grafana.source.style import BAD, GOOD, WARN
 
 MODEL = 'model=~"$model"'
@@ -21,7 +21,8 @@ def page() -> Page:
     made = Page(
         "llm-models",
         "LLM / Models",
-        "Models that are loaded, loading, asleep or gone; the memory they take, and what is held by those nobody asks for.",
+        "Models that are loaded, loading, asleep or gone; the memory they take, and what is held by those nobody"
+        " asks for.",
         variable("model", "Model", "llm_model_state", absent=True),
     )
     made.row("Now", *_now())
@@ -57,8 +58,19 @@ def _held(*matchers: str) -> str:
     return total(EACH, pick("llm_model_memory_bytes", *matchers))
 
 
+def _loaded(*matchers: str) -> str:
+    state = pick("llm_model_state", *matchers, 'state="loaded"')
+    return f"(max by ({EACH}) ({state}) == 1)"
+
+
 def _unasked(*matchers: str) -> str:
-    return f"(time() - max by ({EACH}) ({pick('llm_model_last_request_timestamp_seconds', *matchers)}))"
+    """Seconds since a loaded model was asked for something; of one that never was, since the exporter watches."""
+    asked = f"max by ({EACH}) ({pick('llm_model_last_request_timestamp_seconds', *matchers)})"
+    watched = f"process_start_time_seconds{{{OURS}}}"
+    return (
+        f"(time() - ({asked} or 0 * {_loaded(*matchers)} + on (job, instance) group_left () {watched})"
+        f" and on ({EACH}) {_loaded(*matchers)})"
+    )
 
 
 def idle(size: Size, *matchers: str) -> tables.Panel:
@@ -70,18 +82,21 @@ def idle(size: Size, *matchers: str) -> tables.Panel:
     )
     by_workload = total("job, instance, workload", part)
     serves = f"{pick('llm_workload_info')} * on (job, instance, workload) group_left () {by_workload}"
+    loads = total(EACH, gain("llm_model_loads_total", *matchers, over="$__range"))
     watts = total(AT, renamed(serves, "target", "serves"))
     return table(
         "Which model to unload",
-        "Models in memory, those first that hold the most for the longest without being asked (GiB × hours). Reloads within the"
-        " time shown say what unloading costs; power is that of the server's processes, by their part of the GPU's memory.",
+        "Loaded models, those first that hold the most for the longest without being asked (GiB × hours), where"
+        " their server tells"
+        " what they take. Loads within the time shown say how soon one is wanted back; power is that of the server's"
+        " processes, by their part of the GPU's memory.",
         {"model": "Model", "target": "Server"},
         Column("GiB × h unasked", "none", f"{held} / 2 ^ 30 * on ({EACH}) {unasked} / 3600", ((1, WARN), (10, BAD))),
-        Column("Unasked for", "s", f"{unasked} and on ({EACH}) {held} > 0", ((LONG, WARN),)),
+        Column("Unasked for", "s", unasked, ((LONG, WARN),)),
         Column("Memory", "bytes", f"{held} > 0"),
-        Column("Loads", "none", total(EACH, gain("llm_model_loads_total", *matchers, over="$__range"))),
-        Column("GPU power", "watt", f"0 * {held} + on ({AT}) group_left () {watts}"),
-        empty="no server tells what its models take",
+        Column("Loads", "none", f"{loads} and on ({EACH}) {_loaded(*matchers)}"),
+        Column("GPU power", "watt", f"0 * {_loaded(*matchers)} + on ({AT}) group_left () {watts}"),
+        empty="no model is loaded, or no server tells",
         size=size,
         order="GiB × h unasked",
         links={"This model": f"/d/llm-models?var-model=${{__value.raw}}&{SAME}"},
@@ -111,7 +126,8 @@ def _now() -> list[Panel]:
             "Memory of models that were asked for nothing in the last 5 minutes.",
             "bytes",
             Query(
-                f"sum({_held(MODEL)} and on ({EACH}) {_unasked(MODEL)} > {LONG}) or 0 * sum({_held(MODEL)})", "unasked 5 min"
+                f"sum({_held(MODEL)} and on ({EACH}) {_unasked(MODEL)} > {LONG}) or 0 * sum({_held(MODEL)})",
+                "unasked 5 min",
             ),
             empty="no server tells what its models take",
             base=GOOD,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Panel, Size, number, series, states, timeline
-from grafana.source.query import Query, gain, pick, quantile, rate, total
+from grafana.source.query import AT, Query, gain, pick, quantile, rate, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, IN, LIMIT, OUT, WARN
 
 TARGET = 'target=~"$target"'
@@ -33,7 +33,8 @@ def page() -> Page:
         ),
         timeline(
             "etcd: has a leader",
-            "Without a leader nothing can be written, and no lease renewed: Dynamo's frontends end themselves after about 18 s.",
+            "Without a leader nothing can be written, and no lease renewed: Dynamo's frontends end themselves after"
+            " about 18 s.",
             Query(f"min by (target) ({pick('llm_etcd_has_leader', TARGET)})", "{{target}}"),
             {"1": "yes", "0": "no"},
             empty="no etcd is read",
@@ -47,9 +48,10 @@ def page() -> Page:
 
 
 def _now() -> list[Panel]:
+    has_leader, up = (f"max by ({AT}) ({pick(f'llm_etcd_{what}', TARGET)})" for what in ("has_leader", "up"))
     return [
         number(
-            "Round trip",
+            "Slowest round trip",
             "Time from a PING on the exporter's own connection to its PONG.",
             "s",
             Query(f"max({pick('llm_nats_round_trip_seconds', TARGET)})", "slowest"),
@@ -68,7 +70,7 @@ def _now() -> list[Panel]:
             "etcd members without a leader",
             "Members that know no leader, or do not answer.",
             "none",
-            Query(f"count(max by (target) ({pick('llm_etcd_up', TARGET)}) == 0) or 0 * count({pick('llm_etcd_up', TARGET)})", "members"),
+            Query(f"count({has_leader} == 0) or count({up} == 0) or 0 * count({up})", "members"),
             empty="no etcd is read",
             base=GOOD,
             steps=ANY_BAD,
@@ -130,7 +132,8 @@ def _load() -> list[Panel]:
         ),
         series(
             "Slow consumers and reconnects",
-            "Clients that NATS cut off because they did not read fast enough, and times that the exporter's own connection was"
+            "Clients that NATS cut off because they did not read fast enough, and times that the exporter's own"
+            " connection was"
             " lost and came back, within a step.",
             "none",
             Query(total("target", gain("llm_nats_slow_consumers_total", TARGET)), "{{target}} cut off", BAD),
@@ -204,7 +207,10 @@ def _etcd() -> list[Panel]:
             "Database",
             "Size of the database's file and what of it is in use; at its quota etcd refuses to write.",
             "bytes",
-            *(Query(f"max by (target) ({pick(family, TARGET)})", f"{{{{target}}}} {what}") for what, family in sizes.items()),
+            *(
+                Query(f"max by (target) ({pick(family, TARGET)})", f"{{{{target}}}} {what}")
+                for what, family in sizes.items()
+            ),
             Query(f"max by (target) ({pick('llm_etcd_db_quota_bytes', TARGET)})", "{{target}} quota", LIMIT),
             empty=none,
             size=QUARTER,
@@ -213,13 +219,17 @@ def _etcd() -> list[Panel]:
             "Leases, keys, watchers",
             "What etcd holds. Leases that fall together are processes that went.",
             "none",
-            *(Query(f"max by (target) ({pick(family, TARGET)})", f"{{{{target}}}} {what}") for what, family in keys.items()),
+            *(
+                Query(f"max by (target) ({pick(family, TARGET)})", f"{{{{target}}}} {what}")
+                for what, family in keys.items()
+            ),
             empty=none,
             size=QUARTER,
         ),
         series(
             "Disk p99",
-            "99 of 100 writes are on the disk within this time. Over 10 ms to the log, or 25 ms to the database, the disk is too"
+            "99 of 100 writes are on the disk within this time. Over 10 ms to the log, or 25 ms to the database, the"
+            " disk is too"
             " slow for etcd.",
             "s",
             *(
@@ -231,10 +241,14 @@ def _etcd() -> list[Panel]:
         ),
         series(
             "What goes wrong",
-            "Changes of the leader, writes that the cluster did not consent to, writes slower than 100 ms, and leases whose"
+            "Changes of the leader, writes that the cluster did not consent to, writes slower than 100 ms, and"
+            " leases whose"
             " holder no longer renewed them, within a step.",
             "none",
-            *(Query(total("target", gain(family, TARGET)), f"{{{{target}}}} {what}") for what, family in failures.items()),
+            *(
+                Query(total("target", gain(family, TARGET)), f"{{{{target}}}} {what}")
+                for what, family in failures.items()
+            ),
             empty=none,
             size=QUARTER,
         ),

@@ -24,7 +24,8 @@ def page() -> Page:
     made = Page(
         "llm-overview",
         "LLM / Overview",
-        "Is it served now, whose slowness is it, what is frozen or next to fail, which model to unload, what does it cost?",
+        "Is it served now, whose slowness is it, what is frozen or next to fail, which model to unload, what does it"
+        " cost?",
         choice("layer", "Layer (heatmap)", "llm_requests_total"),
         choice("source", "Source (heatmap)", "llm_requests_total", 'layer="$layer"'),
     )
@@ -47,7 +48,7 @@ def page() -> Page:
 
 
 def _served() -> list[Panel]:
-    """Is it served now?"""
+    """Whether it is served now."""
     known = f"{rate('llm_requests_total')} and on ({AT}) {pick('llm_request_failures_total')}"
     failed = share(total(WHERE, rate("llm_request_failures_total")), total(WHERE, known))
     ttft = pick("llm_provider_window_ttft_seconds", GATEWAY, 'stat="p95"')
@@ -68,8 +69,10 @@ def _served() -> list[Panel]:
         ),
         number(
             "Burn of the objectives, 1 h",
-            "How many times faster than the objectives (prometheus/rules/objectives.yml) allow do requests fail, or first tokens"
-            " come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of each layer, as the"
+            "How many times faster than the objectives (prometheus/rules/objectives.yml) allow do requests fail, or"
+            " first tokens"
+            " come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of each"
+            " layer, as the"
             " alerts see it: the objectives stand in the rules alone.",
             "none",
             Query(f"max by (layer) (layer_model:llm_availability:burn1h{{{JOB}}})", "{{layer}} errors"),
@@ -115,14 +118,15 @@ def _served() -> list[Panel]:
 
 
 def _slow() -> list[Panel]:
-    """Whose slowness is it?"""
+    """Whose slowness it is."""
     parts = {"gateway": "llm_gateway_overhead_seconds", "queue": "llm_request_queue_seconds"}
     parts["provider"] = "llm_upstream_duration_seconds"
     phases = {phase: f"llm_request_{phase}_seconds" for phase in ("queue", "prefill", "decode")}
     return [
         series(
             "Slowness: the gateway's view",
-            "Where the mean request spends its time: in the gateway itself, in its queue, at the provider. Means, because"
+            "Where the mean request spends its time: in the gateway itself, in its queue, at the provider. Means,"
+            " because"
             " they add up; percentiles do not.",
             "s",
             *(Query(mean(family, "layer", GATEWAY), part, PARTS[part]) for part, family in parts.items()),
@@ -132,7 +136,8 @@ def _slow() -> list[Panel]:
         ),
         series(
             "Slowness: the engines' view",
-            "Where the mean request spends its time in the engines. The gateway's provider time contains it: it stands beside"
+            "Where the mean request spends its time in the engines. The gateway's provider time contains it: it"
+            " stands beside"
             " that and is never added to it.",
             "s",
             *(Query(mean(family, "layer", ENGINE), phase, PARTS[phase]) for phase, family in phases.items()),
@@ -144,7 +149,7 @@ def _slow() -> list[Panel]:
 
 
 def _frozen() -> tables.Panel:
-    """What is frozen?"""
+    """What is frozen."""
     bad = {
         "stalled": (pick("llm_target_stalled"), "== 1", ("target", "model")),
         "down": (pick("llm_target_up"), "== 0", ("target",)),
@@ -177,13 +182,14 @@ def _frozen() -> tables.Panel:
 
 
 def _next() -> tables.Panel:
-    """What is next to fail?"""
+    """What is next to fail."""
     kv = pick("llm_kv_cache_usage_ratio", ENGINE)
     requests = pick("llm_rate_limit_remaining", GATEWAY, 'unit="requests"')
     attempts = total(f"{AT}, layer, model, provider", rate("llm_provider_requests_total", GATEWAY))
     left = {
         "KV cache full": (f"(1 - {kv}) / (deriv({kv}[$__range]) > 0)", ("target", "model", "rank")),
-        "rate limit": (f"{requests} / on ({AT}, layer, model, provider) ({attempts} > 0)", ("provider", "model")),
+        # its window is a minute: what lasts longer is given anew before
+        "rate limit": (f"{requests} / on ({AT}, layer, model, provider) ({attempts} > 0) < 60", ("provider", "model")),
     }
     gone = {
         "budget spent": (pick("llm_budget_remaining_usd", GATEWAY), ("scope", "provider")),
@@ -195,7 +201,8 @@ def _next() -> tables.Panel:
     each = " or ".join(called(joined(expr, "thing", *labels), what=what) for what, (expr, labels) in left.items())
     return table(
         "Next to fail",
-        "How long until a limit, a budget, a disk or a KV cache is used up at the pace of the time range shown; what lasts"
+        "How long until a limit, a budget, a disk or a KV cache is used up at the pace of the time range shown; what"
+        " lasts"
         " longer than a day is left out.",
         {"what": "What", "thing": "Which"},
         Column("In", "s", f"bottomk(12, min by (what, thing) ({each}) < 86400)", ((900, WARN), (3600, GOOD)), base=BAD),
@@ -207,7 +214,7 @@ def _next() -> tables.Panel:
 
 
 def _money() -> list[Panel]:
-    """What does it cost?"""
+    """What it costs."""
     spend, saved, filling = (
         total("layer", rate(f"llm_{what}_usd_total", GATEWAY)) for what in ("spend", "cache_saved", "cache_write_cost")
     )
@@ -226,7 +233,8 @@ def _money() -> list[Panel]:
         ),
         number(
             "Caches save an hour",
-            "What the response and the prompt cache save at the pace of now, less what filling the prompt cache costs beyond"
+            "What the response and the prompt cache save at the pace of now, less what filling the prompt cache"
+            " costs beyond"
             " the ordinary price, in USD an hour.",
             "currencyUSD",
             Query(f"3600 * ({saved} - ({filling} or 0 * {saved}))", "USD/h"),
@@ -238,7 +246,8 @@ def _money() -> list[Panel]:
         ),
         number(
             "Tokens without a price",
-            "Part of the output tokens that come from models whose price the gateway does not know: what they cost is not in"
+            "Part of the output tokens that come from models whose price the gateway does not know: what they cost"
+            " is not in"
             " the spend.",
             "percentunit",
             Query(share(f"({total('layer', unknown)} or 0 * {every})", every), "of output tokens"),

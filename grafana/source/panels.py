@@ -1,4 +1,4 @@
-"""One way to show each kind of thing: every panel has a title, a description, a unit, and words for when it is empty."""
+"""One way to show each kind of thing: with a title, a description, a unit, and words for when it is empty."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from grafana_foundation_sdk.builders import bargauge, common, heatmap, nodegraph, stat, statetimeline, statushistory
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    heatmap,
+    nodegraph,
+    stat,
+    statetimeline,
+    statushistory,
+    timeseries,
+)
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import prometheus as prom
 from grafana_foundation_sdk.builders import table as tables
-from grafana_foundation_sdk.builders import timeseries
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as kinds
-from grafana_foundation_sdk.models import dashboard, heatmap as heat
+from grafana_foundation_sdk.models import dashboard
+from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models import prometheus as prom_kinds
 
 from grafana.source.query import Query, state
@@ -187,7 +197,9 @@ def timeline(
     panel = _framed(statetimeline.Panel(), title, text, "none", empty, size, [query], "time_series")
     panel.mappings(mapped(words)).thresholds(thresholds(BUSY)).legend(_legend(shown=False)).tooltip(_tooltip())
     panel.color_scheme(build.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
-    return panel.show_value(kinds.VisibilityMode.NEVER).merge_values(True).row_height(0.8).fill_opacity(80).line_width(0)
+    return (
+        panel.show_value(kinds.VisibilityMode.NEVER).merge_values(True).row_height(0.8).fill_opacity(80).line_width(0)
+    )
 
 
 def states(
@@ -280,7 +292,5 @@ def graph(title: str, text: str, nodes: str, edges: str, empty: str, size: Size 
     return _framed(panel, title, text, "none", empty, size, [Query(nodes, "nodes"), Query(edges, "edges")], "table")
 
 
-def _links(links: LINKED) -> list[build.DashboardLink]:
-    return [
-        build.DashboardLink(title).type(dashboard.DashboardLinkType.LINK).url(url) for title, url in links.items()
-    ]
+def _links(links: LINKED) -> list[Builder[dashboard.DashboardLink]]:
+    return [build.DashboardLink(title).type(dashboard.DashboardLinkType.LINK).url(url) for title, url in links.items()]

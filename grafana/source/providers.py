@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import statetimeline
 from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
-from grafana.source.panels import HALF, SAME, THIRD, Column, Panel, Size, series, table, timeline
+from grafana.source.panels import HALF, SAME, Column, Panel, Size, series, table, timeline
 from grafana.source.query import AT, Query, gain, percentiles, pick, rate, share, total
 from grafana.source.style import BAD, ESTIMATE, GOOD, LIMIT, WARN
 
@@ -41,7 +41,10 @@ def page() -> Page:
             "Fallbacks",
             "Requests that went on to another model after failing, by the model that was asked for and how that ended.",
             "reqps",
-            Query(total("model, outcome", rate("llm_fallbacks_total", GATEWAY, 'model=~"$model"')), "{{model}}: {{outcome}}"),
+            Query(
+                total("model, outcome", rate("llm_fallbacks_total", GATEWAY, 'model=~"$model"')),
+                "{{model}}: {{outcome}}",
+            ),
             empty="no fallback is told of",
         ),
         series(
@@ -94,7 +97,8 @@ def deployments(size: Size) -> statetimeline.Panel:
     up = f"{pick('llm_deployment_up', GATEWAY)} * on ({AT}, deployment) group_left (provider, model) {names}"
     return timeline(
         "Deployments",
-        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a failure or"
+        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a"
+        " failure or"
         " cooldown that no success followed.",
         Query(f"min by (provider, model) ({up})", "{{provider}} {{model}}"),
         {"1": "up", "0": "down"},
@@ -122,7 +126,10 @@ def _left() -> list[Panel]:
             title,
             f"{unit.capitalize()} left in the provider's current window, as its last answer said.",
             "short",
-            Query(f"min by (provider, model) ({pick('llm_rate_limit_remaining', *MINE, wanted)})", "{{provider}} {{model}}"),
+            Query(
+                f"min by (provider, model) ({pick('llm_rate_limit_remaining', *MINE, wanted)})",
+                "{{provider}} {{model}}",
+            ),
             empty="no provider tells what is left of its limits",
         )
 
@@ -154,7 +161,8 @@ def _money() -> list[Panel]:
         ),
         series(
             "Cost of a million output tokens",
-            "All that was spent for each million of output tokens, the prompts included; and the list price of the output alone.",
+            "All that was spent for each million of output tokens, the prompts included; and the list price of the"
+            " output alone.",
             "currencyUSD",
             Query(f"1e6 * {share(spend, tokens)}", "{{provider}}"),
             Query(f"1e6 * max by (provider) ({prices})", "{{provider}}, list price", LIMIT),

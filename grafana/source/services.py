@@ -1,4 +1,4 @@
-"""llm-services: units of systemd and configured services: how they are, how long, how often not, held against limits."""
+"""llm-services: units of systemd and configured services: how they are, and what they are held to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def page() -> Page:
     made = Page(
         "llm-services",
         "LLM / Services",
-        "Units of systemd and services over HTTP or TCP: state, time up, latency, restarts, and the limits they are held to.",
+        "Units of systemd and services over HTTP or TCP: state, time up, latency, restarts, and the limits they are"
+        " held to.",
         variable("unit", "Unit", "llm_unit_state"),
         variable("target", "Service", "llm_probe_up").name("service"),
     )
@@ -25,7 +26,7 @@ def page() -> Page:
     made.row(
         "Over time",
         states(
-            "Units",
+            "Units over time",
             "The state of each unit; not found: the configuration names it, and it is not there.",
             "llm_unit_state",
             "instance, unit, scope",
@@ -35,7 +36,7 @@ def page() -> Page:
             size=Size(12, 9),
         ),
         history(
-            "Services",
+            "Services over time",
             "Whether each health endpoint or service answered as it should, when it was looked at.",
             Query(f"min by (target, probe) ({pick('llm_probe_up', SERVICE)})", "{{target}} {{probe}}"),
             {"1": "up", "0": "down"},
@@ -193,7 +194,9 @@ def _lists() -> list[Panel]:
             "Certificates",
             "How long the TLS certificate of each service is still valid.",
             {"target": "Service", "probe": "Probe"},
-            Column("Left", "s", f"min by (target, probe) ({expiry}) - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD),
+            Column(
+                "Left", "s", f"min by (target, probe) ({expiry}) - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD
+            ),
             empty="no service has a certificate",
             size=Size(8, 9),
             order="Left",

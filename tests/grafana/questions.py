@@ -61,7 +61,9 @@ def of_variables(dashboard: dict[str, Any]) -> Iterator[Question]:
         if variable["type"] == "query":
             inner = re.fullmatch(r"(?:label_values|query_result)\((.+?)(?:, (\w+))?\)", variable["query"]["query"])
             assert inner is not None, variable
-            yield Question(f"{dashboard['uid']}: ${variable['name']}", inner[1], f"{{{{{inner[2]}}}}}" if inner[2] else "")
+            yield Question(
+                f"{dashboard['uid']}: ${variable['name']}", inner[1], f"{{{{{inner[2]}}}}}" if inner[2] else ""
+            )
 
 
 def everything() -> list[Question]:

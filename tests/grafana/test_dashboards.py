@@ -1,4 +1,4 @@
-"""The dashboards ask only what the catalogue knows, add only what may be added, and have the form that Grafana wants."""
+"""The dashboards ask what the catalogue knows, add only what may be added, and have the form that Grafana wants."""
 
 import re
 from collections.abc import Iterator
@@ -21,9 +21,8 @@ OF_TARGETS = {"job", "instance"}
 OF_ALERTS = {"alertname", "severity", "alertstate", "target", "model"}
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count"), "counter": ("",), "gauge": ("",)}
 SAMPLES = {name + suffix: family for name, family in families().items() for suffix in SUFFIXES[family.kind]}
-UIDS = (
-    "llm-overview llm-providers llm-latency llm-cache llm-dynamo llm-nats llm-services llm-gpu-host llm-models llm-exporter"
-).split()
+SUBJECTS = "overview providers latency cache dynamo nats services gpu-host models exporter"
+UIDS = [f"llm-{subject}" for subject in SUBJECTS.split()]
 
 
 def recorded() -> set[str]:
@@ -45,7 +44,9 @@ def test_what_is_made_is_not_stale() -> None:
     assert source.stale() == [], "run python -m grafana.source"
 
 
-def test_stale_missing_and_left_over_files_are_named_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_missing_and_left_over_files_are_named_and_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(source, "DASHBOARDS", tmp_path)
     source.write()
     (tmp_path / "llm-nats.json").write_text("{}")
@@ -103,14 +104,14 @@ def test_values_that_are_matched_are_those_that_the_catalogue_closes(questions: 
         for each in selectors(question.asked):
             closed = SAMPLES[each.name].closed if each.name in SAMPLES else {}
             for label, values in closed.items():
-                operator, value = each.matchers.get(label, ("Equal", values[0]))
+                _, value = each.matchers.get(label, ("Equal", values[0]))
                 yield from (part for part in value.split("|") if part not in values and value != ".*")
 
     assert faults(questions, strange) == []
 
 
 def test_ranges_are_those_of_the_panel(questions: list[Question]) -> None:
-    """A fixed range shows gaps where the scrape interval is longer, and smooths away what a zoomed panel should show."""
+    """A fixed range has gaps where scrapes are rarer, and smooths away what a zoomed panel should show."""
 
     def fixed(question: Question) -> Iterator[str]:
         yield from {*re.findall(r"\[([^\]]+)\]", question.expr)} - {"$__rate_interval", "$__range"}
@@ -175,7 +176,9 @@ def test_sums_never_cross_layers(questions: list[Question]) -> None:
         for each in selectors(question.expr_with_ranges):
             if each.name in SAMPLES and "layer" in SAMPLES[each.name].labels:
                 one = each.matchers.get("layer", ("", ""))[0] == "Equal"
-                yield from (f"sum by {sorted(kept)} of {each.name}" for kept in each.sums if not one and "layer" not in kept)
+                yield from (
+                    f"sum by {sorted(kept)} of {each.name}" for kept in each.sums if not one and "layer" not in kept
+                )
 
     assert faults(questions, crossed) == []
 
@@ -202,7 +205,9 @@ def test_annotations_are_above_0_where_they_are_to_be_drawn() -> None:
         assert [each.place for each in annotations if re.search(r"== 0", each.expr)] == []
         names = {each.place.split(": ", 1)[1] for each in annotations}
         assert {"Exporter restarted", "Target down", "Alert: critical", "Alert: warning"} <= names
-        assert all(each["enable"] and not each["hide"] and "placement" not in each for each in dashboard["annotations"]["list"])
+        assert all(
+            each["enable"] and not each["hide"] and "placement" not in each for each in dashboard["annotations"]["list"]
+        )
 
 
 def test_every_panel_has_a_title_a_unit_a_description_and_words_for_when_it_is_empty() -> None:
@@ -293,7 +298,7 @@ def test_siblings_are_linked_by_their_tag() -> None:
 
 def test_links_go_to_dashboards_that_are_there() -> None:
     for file in (ROOT / "grafana" / "dashboards" / "LLM").iterdir():
-        assert {uid for uid in re.findall(r"/d/([\w-]+)", file.read_text("utf-8"))} <= set(UIDS)
+        assert set(re.findall(r"/d/([\w-]+)", file.read_text("utf-8"))) <= set(UIDS)
 
 
 def test_what_only_a_real_grafana_shows_is_minded() -> None:
