@@ -265,7 +265,7 @@ def targets(size: Size) -> statetimeline.Panel:
     by = "instance, source, target"
     up, stalled = (f"max by ({by}) ({pick(family)})" for family in ("llm_target_up", "llm_target_stalled"))
     return timeline(
-        "Targets",
+        "Targets over time",
         "Whether each target was read, and whether it has requests on which nothing moves.",
         Query(f"{up} + ({stalled} or 0 * {up})", "{{source}} {{target}}"),
         {"1": "up", "2": "stalled", "0": "down"},
