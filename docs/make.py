@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 
-from exporter.catalogue import chapters
+from exporter.catalogue import chapters, families, maps, rules_of
 from exporter.config.load import configured_kinds
 from exporter.config.model import Config, TargetConfig
 from exporter.config.values import URL_SCHEMA, duration_text, size_text
+from exporter.core.mapping import SourceMap
+from exporter.core.source import source_map
+from exporter.core.types import Family
+from exporter.sources import sources
 
 HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parent / "exporter" / "sources"
 
 SCHEMA_FILE = "llm-exporter.schema.json"
 
@@ -301,6 +308,76 @@ taken for a standstill.
 """
 
 
+COVERAGE = """\
+
+## What each engine tells
+
+● is among the engine's metrics, ◐ is made of what it lists besides; where nothing stands the engine cannot tell, and the
+family is absent. Engines with a * are experimental: made from documentation, not yet seen running. An engine behind a port
+of Dynamo's tells what is ● here, as `source="dynamo"`. The names behind it, and what is to be known of them, stand in the
+README of each source.
+
+"""
+
+
+def engines() -> dict[str, SourceMap]:
+    """The maps of the model servers, by their kind."""
+    made = {kind: source_map(kind) for kind in sources()}
+    return {
+        kind: each for kind, each in made.items() if "engine" in (each.layer, getattr(sources()[kind], "layer", ""))
+    }
+
+
+def _besides(family: Family, kind: str) -> str:
+    """What a family is made of besides the engine's metrics, as the catalogue says it: `… (kind, another)`."""
+    origin = family.help.rpartition(" From: ")[2].removesuffix(".")
+    parts = (re.fullmatch(r"(.*) \(([\w, ]+)\)", part) for part in origin.split("; "))
+    return "; ".join(part[1] for part in parts if part and kind in part[2].split(", "))
+
+
+def _names(family: Family, kind: str) -> list[str]:
+    """The engine's names for a family, as its map and those that it includes write them."""
+    given = maps().get(kind, {})
+    names = [name for rule in rules_of(given.get("families", {}).get(family.name, [])) for name in rule["from"]]
+    return [*names, *(name for other in given.get("include", ()) for name in _names(family, other))]
+
+
+def _told(family: Family, kind: str) -> str:
+    """How an engine tells a family: the names of its metrics, or what it is made of; empty where it cannot."""
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(_names(family, kind))) or _besides(family, kind)
+
+
+def _of_engines() -> list[Family]:
+    """The families that any engine tells."""
+    models = {family for chapter in chapters() if chapter.title == "Models" for family in chapter.families}
+    candidates = (family for family in families().values() if "layer" in family.labels or family in models)
+    return [family for family in candidates if any(_told(family, kind) for kind in engines())]
+
+
+def coverage() -> str:
+    """Which families the engines tell: ours by row, theirs by column."""
+    head = [kind + ("*" if made.experimental else "") for kind, made in engines().items()]
+    rows = [f"| Family | {' | '.join(head)} |", "| --- |" + " --- |" * len(head)]
+    for family in _of_engines():
+        marks = ["●" if _names(family, kind) else "◐" if _besides(family, kind) else "" for kind in engines()]
+        rows.append(f"| `{family.name}` | {' | '.join(marks)} |")
+    return "\n".join(rows) + "\n"
+
+
+BEGIN, END = "<!-- Made by `python docs/make.py` from the map. -->\n", "<!-- Until here. -->\n"
+
+
+def readme(kind: str) -> str:
+    """The README of an engine's source, with the table of what it tells and what not. Raises SystemExit."""
+    text = (SOURCES / kind / "README.md").read_text("utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f"exporter/sources/{kind}/README.md: write {BEGIN.strip()} and {END.strip()}, once each")
+    rows = [f"| Family | {kind} |", "| --- | --- |"]
+    rows += [f"| `{family.name}` | {_told(family, kind) or '–'} |" for family in _of_engines()]
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n".join(rows) + "\n" + END + rest.split(END)[1]
+
+
 def metrics() -> str:
     """The page on metrics."""
     pages = [METRICS]
@@ -315,13 +392,14 @@ def metrics() -> str:
             help_text = family.help.replace("|", "\\|")
             rows.append(f"| `{family.name}` | {family.kind} | {labels} | {help_text} |")
         pages.append(f"## {chapter.title}\n\n{chapter.text}\n\n" + "\n".join(rows) + "\n")
-    return "\n".join(pages) + SCORE
+    return "\n".join(pages) + COVERAGE + coverage() + SCORE
 
 
 MADE: dict[Path, Callable[[], str]] = {
     HERE / "configuration.md": configuration,
     HERE / SCHEMA_FILE: schema,
     HERE / "metrics.md": metrics,
+    **{SOURCES / kind / "README.md": partial(readme, kind) for kind in engines()},
 }
 """What is made, and by what."""
 

@@ -122,6 +122,7 @@ class Totals:
             rule.key: [] for rule in source_map.rules if rule.internal
         }
         self._gauges: dict[tuple[str, int, Series], GaugeSlot] = {}  # by rule, alternative and series
+        self._before = source_map.before()
         self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
@@ -339,7 +340,7 @@ class Totals:
                 return None
             parts = of_lane
             rules.append((rule, told[0][1].alternative))
-            sources = {self._fed_by(rule.sources[told[0][1].alternative] + suffix) for suffix, _ in of_lane}
+            sources = {self._fed_by(rule.sample(told[0][1].alternative, suffix)) for suffix, _ in of_lane}
             if len(sources) > 1:
                 return None
         if parts is None:
@@ -604,11 +605,18 @@ class Totals:
         shown = [
             (slot.series, value)
             for (key, alternative, _), slot in self._gauges.items()
-            if not slot.rule.internal and alternative == self.chosen[key] and (value := slot.value) is not None
+            if not slot.rule.internal
+            and alternative == self.chosen[key]
+            and (key not in self._before or self._is_first(key, slot.series))
+            and (value := slot.value) is not None
         ]
         return Samples(
             [*counters.series, *(series for series, _ in shown)], [*counters.values, *(value for _, value in shown)]
         )
+
+    def _is_first(self, key: str, series: Series) -> bool:
+        """Whether no rule before this one tells the same series of a gauge."""
+        return not any((other, self.chosen[other], series) in self._gauges for other in self._before[key])
 
     def _is_shown(self, slot: Slot) -> bool:
         rule = slot.rule

@@ -41,6 +41,7 @@ COUNTS = frozenset(
         "llm_request_prefill_seconds",
         "llm_request_decode_seconds",
         "llm_request_duration_seconds",
+        "llm_request_duration_mean_seconds",
         "llm_upstream_duration_seconds",
         "llm_request_failures_total",
         "llm_dynamo_worker_response_bytes_total",

@@ -151,6 +151,7 @@ def _slow() -> list[Panel]:
 def _frozen() -> tables.Panel:
     """What is frozen."""
     bad = {
+        "exporter down": (pick("up"), "== 0", ("job", "instance")),
         "stalled": (pick("llm_target_stalled"), "== 1", ("target", "model")),
         "down": (pick("llm_target_up"), "== 0", ("target",)),
         "unit failed": (pick("llm_unit_state", 'state="failed"'), "== 1", ("unit",)),

@@ -111,14 +111,24 @@ class Page:
             {"type": "grafana", "id": "grafana", "name": "Grafana", "version": "10.0.0"},
             {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
         ]
-        for shown in (*made["links"], *made["annotations"]["list"]):
-            shown.pop("placement", None)  # the SDK puts these into a menu, where nobody finds them
+        _unhidden(made)
         return json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def _id(self) -> int:
         taken = self._next
         self._next += 1
         return taken
+
+
+def _unhidden(made: Any) -> None:
+    """Take links and annotations out of the menu that the SDK puts them in, where nobody finds them."""
+    if isinstance(made, dict):
+        if made.get("placement") == dashboard.DashboardLinkPlacement.IN_CONTROLS_MENU:
+            del made["placement"]
+        made = list(made.values())
+    if isinstance(made, list):
+        for part in made:
+            _unhidden(part)
 
 
 def _target_label(name: str, label: str, *matchers: str) -> build.QueryVariable:

@@ -1,5 +1,6 @@
 """The dashboards ask what the catalogue knows, add only what may be added, and have the form that Grafana wants."""
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,7 +17,7 @@ from grafana.source import __main__ as source
 from grafana.source.page import ROWS, TAG
 
 OF_THE_PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"}
-OF_PROMETHEUS = {"ALERTS", "scrape_duration_seconds"}
+OF_PROMETHEUS = {"ALERTS", "scrape_duration_seconds", "up"}
 OF_TARGETS = {"job", "instance"}
 OF_ALERTS = {"alertname", "severity", "alertstate", "target", "model"}
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count"), "counter": ("",), "gauge": ("",)}
@@ -206,7 +207,7 @@ def test_annotations_are_above_0_where_they_are_to_be_drawn() -> None:
         names = {each.place.split(": ", 1)[1] for each in annotations}
         assert {"Exporter restarted", "Target down", "Alert: critical", "Alert: warning"} <= names
         assert all(
-            each["enable"] and not each["hide"] and "placement" not in each for each in dashboard["annotations"]["list"]
+            each["enable"] and not each["hide"] for each in dashboard["annotations"]["list"]
         )
 
 
@@ -293,7 +294,7 @@ def test_siblings_are_linked_by_their_tag() -> None:
         assert (link["type"], link["tags"], link["asDropdown"]) == ("dashboards", [TAG], True)
         assert link["includeVars"]
         assert link["keepTime"]
-        assert "placement" not in link
+        assert "inControlsMenu" not in json.dumps(dashboard)
 
 
 def test_links_go_to_dashboards_that_are_there() -> None:

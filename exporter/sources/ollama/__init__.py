@@ -42,6 +42,7 @@ class Ollama:
     """Reads one Ollama server."""
 
     kind: ClassVar[str] = "ollama"
+    layer: ClassVar[str] = "engine"
     Config: ClassVar[type[Server]] = Server
 
     def __init__(self, _: Server, context: Context) -> None:
