@@ -206,9 +206,7 @@ def test_annotations_are_above_0_where_they_are_to_be_drawn() -> None:
         assert [each.place for each in annotations if re.search(r"== 0", each.expr)] == []
         names = {each.place.split(": ", 1)[1] for each in annotations}
         assert {"Exporter restarted", "Target down", "Alert: critical", "Alert: warning"} <= names
-        assert all(
-            each["enable"] and not each["hide"] for each in dashboard["annotations"]["list"]
-        )
+        assert all(each["enable"] and not each["hide"] for each in dashboard["annotations"]["list"])
 
 
 def test_every_panel_has_a_title_a_unit_a_description_and_words_for_when_it_is_empty() -> None:
