@@ -64,11 +64,16 @@ def _loaded(*matchers: str) -> str:
 
 
 def _unasked(*matchers: str) -> str:
-    """Seconds since a loaded model was asked for something; of one that never was, since the exporter watches."""
-    asked = f"max by ({EACH}) ({pick('llm_model_last_request_timestamp_seconds', *matchers)})"
+    """Seconds since a loaded model was asked for something; of one that never was, since the exporter watches.
+
+    Not every server tells when that was: of the others it is seen by the progress that its requests make.
+    """
+    asked = pick("llm_model_last_request_timestamp_seconds", *matchers)
+    moved = pick("llm_target_last_progress_timestamp_seconds", 'layer="engine"', *matchers)
     watched = f"process_start_time_seconds{{{OURS}}}"
     return (
-        f"(time() - ({asked} or 0 * {_loaded(*matchers)} + on (job, instance) group_left () {watched})"
+        f"(time() - (max by ({EACH}) ({asked} or {moved})"
+        f" or 0 * {_loaded(*matchers)} + on (job, instance) group_left () {watched})"
         f" and on ({EACH}) {_loaded(*matchers)})"
     )
 
@@ -203,7 +208,7 @@ def _memory() -> list[Panel]:
         ),
         series(
             "Unasked for",
-            "How long nobody has asked each model for anything.",
+            "How long nobody has asked each loaded model for anything; of one that was never asked, since the exporter watches.",
             "s",
             Query(_unasked(MODEL), "{{model}} ({{target}})"),
             empty="no server tells, or no model was asked for anything yet",

@@ -349,7 +349,8 @@ def test_the_provisioned_files_show_the_dashboards_and_never_change_them() -> No
     folder = ROOT / "grafana" / "provisioning"
     (datasource,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text("utf-8"))["datasources"]
     assert (datasource["type"], datasource["url"]) == ("prometheus", "${PROMETHEUS_URL}")
-    assert datasource["jsonData"]["timeInterval"] == "15s"
+    (job,) = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    assert datasource["jsonData"]["timeInterval"] == job["scrape_interval"]
     (provider,) = yaml.safe_load((folder / "dashboards" / "llm.yaml").read_text("utf-8"))["providers"]
     assert provider["options"]["foldersFromFilesStructure"]
     assert not provider["allowUiUpdates"]
