@@ -379,10 +379,7 @@ class App:
                 self.board.drop(name)
                 self._start(sources()[kind].Config(**{**target.model_dump(), "source": kind}), written=target)
                 continue
-            kinds: dict[str | None, list[str]] = {}
-            for each, problem in problems.items():
-                kinds.setdefault(problem, []).append(each)
-            error = "not recognised: " + "; ".join(f"{', '.join(names)}: {said}" for said, names in kinds.items())
+            error = f"not recognised: {_summed_up(problems, target)}"
             self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=f"{error} (write its source:)"))
         if not self.config.detect:
             return
@@ -399,7 +396,7 @@ class App:
                     log.info("found", source=kind, url=target.place)
                     self._missing.pop(target.target_name, None)
                     self._start(target, found=True)
-                    watched.add(target.url)
+                    watched |= {target.url} - {""}  # not all are at a URL
                 else:
                     self._missing[target.target_name] = f"{kind}: {problem}"
                     log.debug("not found", source=kind, problem=problem)
@@ -421,4 +418,19 @@ class App:
             return str(error)
         except TimeoutError:
             return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
-        return None if known else f"{target.place}: something else answers there"
+        return None if known else _something_else(target)
+
+
+def _something_else(target: TargetConfig) -> str:
+    return f"{target.place}: something else answers there"
+
+
+def _summed_up(problems: Mapping[str, str | None], target: TargetConfig) -> str:
+    """Why a target is none of the sources: what any of them was told, else that it is something else."""
+    kinds: dict[str, list[str]] = {}
+    for kind, problem in problems.items():
+        if problem and problem != _something_else(target):
+            kinds.setdefault(problem, []).append(kind)
+    if len(kinds) <= 1:
+        return next(iter(kinds), _something_else(target))
+    return "; ".join(f"{', '.join(names)}: {said}" for said, names in kinds.items())

@@ -111,7 +111,8 @@ async def exporter(
 
 async def test_it_finds_a_proxy_that_starts_later_and_shows_it(tmp_path: Path) -> None:
     port = free_port()
-    async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made:
+    redis = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": "1"}
+    async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right", **redis) as made:
         page = await made.until("llm_exporter_build_info")
         assert 'llm_target_up{source="litellm"' not in page
         assert "nothing listens there" in await made.until("not found|looked", "/")
@@ -121,7 +122,7 @@ async def test_it_finds_a_proxy_that_starts_later_and_shows_it(tmp_path: Path) -
             assert 'llm_spend_usd_total{source="litellm",target="litellm"' in page
         assert await made.until(r'^llm_target_up\{source="litellm",target="litellm"\} 0.0')
     assert await made.stop() == 0
-    assert re.search("looks again for what is missing.*litellm", made.log)
+    assert re.search("looks again for what is missing.*litellm.*redis", made.log)
     assert "sk-right" not in made.log
 
 
