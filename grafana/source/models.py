@@ -208,7 +208,8 @@ def _memory() -> list[Panel]:
         ),
         series(
             "Unasked for",
-            "How long nobody has asked each loaded model for anything; of one that was never asked, since the exporter watches.",
+            "How long nobody has asked each loaded model for anything; of one that was never asked, since the"
+            " exporter watches.",
             "s",
             Query(_unasked(MODEL), "{{model}} ({{target}})"),
             empty="no server tells, or no model was asked for anything yet",

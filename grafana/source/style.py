@@ -23,7 +23,7 @@ STATES = {
 }
 """The colour of each state, of whatever it is the state."""
 
-SEVERITIES = {"critical": BAD, "warning": WARN, "info": BUSY}
+SEVERITIES = {"critical": BAD, "warning": WARN}
 
 PERCENTILES = {0.5: "super-light-purple", 0.95: "purple", 0.99: "dark-purple"}
 """Percentiles are purple and nothing else is: the darker, the further out in the tail."""

@@ -15,6 +15,7 @@ from questions import ROOT, Question, dashboards, everything, of_annotations, se
 from exporter.catalogue import chapters, families
 from grafana.source import __main__ as source
 from grafana.source.page import ROWS, TAG
+from grafana.source.style import SEVERITIES
 
 OF_THE_PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"}
 OF_PROMETHEUS = {"ALERTS", "scrape_duration_seconds", "up"}
@@ -207,6 +208,14 @@ def test_annotations_are_above_0_where_they_are_to_be_drawn() -> None:
         names = {each.place.split(": ", 1)[1] for each in annotations}
         assert {"Exporter restarted", "Target down", "Alert: critical", "Alert: warning"} <= names
         assert all(each["enable"] and not each["hide"] for each in dashboard["annotations"]["list"])
+
+
+def test_alerts_of_every_severity_are_drawn() -> None:
+    files = (ROOT / "prometheus" / "alerts").glob("*.yml")
+    groups = [group for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["labels"]["severity"] for rule in rules} == SEVERITIES.keys()
+    assert all(rule["alert"].startswith("LLM") for rule in rules)
 
 
 def test_every_panel_has_a_title_a_unit_a_description_and_words_for_when_it_is_empty() -> None:
