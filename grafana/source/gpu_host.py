@@ -22,7 +22,7 @@ def page() -> Page:
         "LLM / GPUs and host",
         "Each GPU: how busy, how full and by whom, how warm, what holds it down, what broke. And the machine around"
         " it.",
-        found("gpu", "GPU", pick("llm_gpu_up"), r'/[{,]gpu="(?<text>[^"]+)|[{,]uuid="(?<value>[^"]+)/g'),
+        found("gpu", "GPU", pick("llm_gpu_up"), r'/[{,] ?gpu="(?<text>[^"]+)|[{,] ?uuid="(?<value>[^"]+)/g'),
         variable("workload", "Workload", "llm_workload_memory_bytes"),
     )
     made.row("Now", *_now())
