@@ -11,7 +11,8 @@ settings.register_profile("ci", derandomize=True)  # what a submission meets is 
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-for folder in ("core", "app", "sources", "prometheus"):  # helpers beside the tests are imported by name
+# helpers beside the tests that use them are imported by their name
+for folder in ("app", "core", "grafana", "prometheus", "sources"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 CAPTURES = Path(__file__).parent / "captures"

@@ -305,8 +305,8 @@ class Prometheus(Server):
         }
 
 
-def prometheus(folder: Path, target: str) -> Prometheus:
-    """Scrapes an exporter under labels as Kubernetes puts on its targets."""
+def prometheus(folder: Path, target: str, rules: str = "") -> Prometheus:
+    """Scrapes an exporter under labels as Kubernetes puts on its targets; `rules` is a pattern of files of rules."""
     port = free_port()
     kubernetes = {
         "namespace": "n",
@@ -322,7 +322,8 @@ def prometheus(folder: Path, target: str) -> Prometheus:
         "static_configs": [{"targets": [target.removeprefix("http://")], "labels": {**kubernetes, "cluster": "u"}}],
     }
     file = folder / f"prometheus-{port}.yml"
-    file.write_text(yaml.safe_dump({"global": {"scrape_interval": "250ms"}, "scrape_configs": [job]}))
+    config = {"global": {"scrape_interval": "250ms"}, "scrape_configs": [job]}
+    file.write_text(yaml.safe_dump(config | ({"rule_files": [rules]} if rules else {})))
     arguments = [
         "prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / f'tsdb-{port}'}",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",

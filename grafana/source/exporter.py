@@ -1,0 +1,183 @@
+"""llm-exporter: how the exporter itself fares with its targets, and what it costs."""
+
+from __future__ import annotations
+
+from grafana.source import overview
+from grafana.source.page import Page, variable
+from grafana.source.panels import Column, Panel, Size, number, series, table
+from grafana.source.query import OURS, Query, pick, rate, total
+from grafana.source.style import ANY_BAD, BAD, GOOD, WARN
+
+TARGET = 'target=~"$target"'
+NONE = "no exporter is scraped"
+
+
+def page() -> Page:
+    """The dashboard."""
+    made = Page(
+        "llm-exporter",
+        "LLM / Exporter",
+        "Reads, failures, series, CPU and memory of the exporter itself.",
+        variable("target", "Target", "llm_target_up"),
+    )
+    made.row("Now", *_now())
+    made.row("Over time", overview.targets(Size(24, 8)))
+    made.row("Failures", *_failures())
+    made.row("Latency: reads", *_reads())
+    made.row("Load", *_load())
+    made.row("Parts: targets", _targets())
+    return made
+
+
+def _own(name: str) -> str:
+    """What the exporter's process says of itself, in the words that every client library has."""
+    return f"{name}{{{OURS}}} and on (job, instance) {pick('llm_exporter_build_info')}"
+
+
+def _now() -> list[Panel]:
+    up = pick("llm_target_up", TARGET)
+    return [
+        number(
+            "Targets down",
+            "Targets whose last read failed.",
+            "none",
+            Query(f"count({up} == 0) or 0 * count({up})", "down"),
+            empty=NONE,
+            base=GOOD,
+            steps=ANY_BAD,
+        ),
+        number(
+            "Series",
+            "Series that the exporter shows of the targets.",
+            "short",
+            Query(f"sum({pick('llm_target_series', TARGET)})", "series"),
+            empty=NONE,
+        ),
+        number(
+            "Configuration",
+            "Exporters whose configuration was refused when it was last read; the one before is in force.",
+            "none",
+            Query(f"sum(1 - {pick('llm_exporter_config_last_reload_successful')})", "refused"),
+            empty=NONE,
+            base=GOOD,
+            steps=ANY_BAD,
+        ),
+        number(
+            "Version",
+            "Exporters by their version.",
+            "none",
+            Query(f"count by (version) ({pick('llm_exporter_build_info')})", "{{version}}"),
+            empty=NONE,
+        ),
+    ]
+
+
+def _failures() -> list[Panel]:
+    failed = total("reason", rate("llm_target_read_failures_total", TARGET))
+    by_target = total("target", rate("llm_target_read_failures_total", TARGET))
+    dropped = total("target, reason", rate("llm_target_series_dropped_total", TARGET))
+    return [
+        series(
+            "Reads that failed, by reason",
+            "Of all targets shown.",
+            "ops",
+            Query(failed, "{{reason}}"),
+            empty=NONE,
+            stacked=True,
+        ),
+        series("Reads that failed, by target", "For all reasons.", "ops", Query(by_target, "{{target}}"), empty=NONE),
+        series(
+            "Samples left out",
+            "Samples that no exporter may pass on: duplicates, impossible values, what is over a limit.",
+            "ops",
+            Query(f"{dropped} > 0", "{{target}} {{reason}}"),
+            empty="nothing is left out",
+        ),
+    ]
+
+
+def _reads() -> list[Panel]:
+    def each(family: str) -> str:
+        return f"max by (instance, source, target) ({pick(family, TARGET)})"
+
+    name = "{{target}}"
+    took, every = each("llm_target_read_duration_seconds"), each("llm_target_interval_seconds")
+    return [
+        series("Time of a read", "Time that the last read of each target took.", "s", Query(took, name), empty=NONE),
+        series(
+            "Part of the upstream's time",
+            "Time of a read over the time between two. The exporter reads more seldom before this passes a tenth.",
+            "percentunit",
+            Query(f"{took} / {every}", name),
+            empty=NONE,
+        ),
+        series(
+            "Age of the values",
+            "Time since the last read that succeeded.",
+            "s",
+            Query(f"time() - {each('llm_target_last_success_timestamp_seconds')}", name),
+            empty=NONE,
+        ),
+    ]
+
+
+def _load() -> list[Panel]:
+    quarter = Size(6, 7)
+    cpu = f"rate(process_cpu_seconds_total{{{OURS}}}[$__rate_interval])"
+    built = pick("llm_exporter_build_info")
+    return [
+        series(
+            "CPU",
+            "CPUs that each exporter keeps busy.",
+            "percentunit",
+            Query(f"{cpu} and on (job, instance) {built}", "{{instance}}"),
+            empty=NONE,
+            size=quarter,
+        ),
+        series(
+            "Memory",
+            "What each exporter has resident.",
+            "bytes",
+            Query(_own("process_resident_memory_bytes"), "{{instance}}"),
+            empty=NONE,
+            size=quarter,
+        ),
+        series(
+            "Samples read",
+            "Samples in the last answer of each target.",
+            "short",
+            Query(f"max by (target) ({pick('llm_target_samples', TARGET)})", "{{target}}"),
+            empty=NONE,
+            size=quarter,
+        ),
+        series(
+            "Time of a scrape",
+            "Time that Prometheus takes for the exporter's page.",
+            "s",
+            Query(_own("scrape_duration_seconds"), "{{instance}}"),
+            empty=NONE,
+            size=quarter,
+        ),
+    ]
+
+
+def _targets() -> Panel:
+    by = "instance, source, target"
+
+    def now(family: str) -> str:
+        return f"max by ({by}) ({pick(family, TARGET)})"
+
+    return table(
+        "What is read",
+        "Every target, how it is read and what comes of it.",
+        {"target": "Target", "source": "Source", "instance": "Exporter"},
+        Column("Up", "none", now("llm_target_up"), ((1, GOOD),), BAD),
+        Column("Read took", "s", now("llm_target_read_duration_seconds"), ((1, WARN),)),
+        Column("Every", "s", now("llm_target_interval_seconds")),
+        Column("Samples", "short", now("llm_target_samples")),
+        Column("Series", "short", now("llm_target_series")),
+        empty=NONE,
+        size=Size(24, 10),
+        order="Up",
+        falling=False,
+    )
