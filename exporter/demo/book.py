@@ -19,17 +19,17 @@ class Book:
         self._bounds: dict[str, Sequence[float]] = {}
         self._histograms: dict[str, dict[str, list[float]]] = {}  # each bucket by itself, then the sum
 
-    def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
+    def add(self, name: str, amount: float = 1.0, /, **labels: str) -> None:
         """Add to a counter; an amount of 0 makes it known."""
         values = self._family(name, "counter")
         text = _text((*self._common, *labels.items()))
         values[text] = values.get(text, 0.0) + amount
 
-    def set(self, name: str, value: float, kind: str = "gauge", **labels: str) -> None:
-        """Set a gauge, or a counter that is had from elsewhere."""
-        self._family(name, kind)[_text((*self._common, *labels.items()))] = value
+    def set(self, name: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        self._family(name, "gauge")[_text((*self._common, *labels.items()))] = value
 
-    def observe(self, name: str, bounds: Sequence[float], value: float, times: float = 1.0, **labels: str) -> None:
+    def observe(self, name: str, bounds: Sequence[float], value: float, times: float = 1.0, /, **labels: str) -> None:
         """Put a value into a histogram, `times` times."""
         if name not in self._histograms:
             self._histograms[name], self._bounds[name] = {}, bounds

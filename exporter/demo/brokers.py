@@ -119,8 +119,7 @@ class Nats:
         writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
         try:
             while line := await reader.readline():
-                if line.startswith(b"PING"):
-                    writer.write(b"PONG\r\n")
+                writer.write(b"PONG\r\n" if line.startswith(b"PING") else b"+OK\r\n")  # as who is verbose wants it
         except ConnectionError:
             pass
         finally:

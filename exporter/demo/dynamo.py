@@ -75,6 +75,9 @@ class Worker:
         lease = self.id
         self._world.later(LEASE, lambda: self._etcd.revoke(lease))
 
+    def is_alive(self) -> bool:
+        return self.alive
+
     @property
     def subject(self) -> str:
         return f"{NAMESPACE}_{self.component}.{ENDPOINT}-{self.id:x}"

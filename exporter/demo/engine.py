@@ -18,7 +18,7 @@ LENGTH = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request to a backend. `first` and `end` are seconds since the begin, None until then; `done` hears of the end."""
+    """A request to a backend; `done` hears of its end. `first` and `end` are seconds, None until then."""
 
     model: str
     prompt: int
@@ -43,7 +43,7 @@ class _Slot:
 
 
 class Engine:
-    """`slots` requests at once, `prefill` tokens a second, `each` seconds a token when alone, a cache of `kv` tokens."""
+    """`slots` requests at once, `prefill` tokens a second, `each` seconds a token when alone, a cache of `kv`."""
 
     def __init__(
         self,

@@ -13,18 +13,19 @@ from exporter.demo.world import World
 IDLE, FULL = 75.0, 690.0
 """Watts of an H100 at rest and at full work."""
 ROOM, RISE, HOT = 27.0, 45.0, 32.0
-"""Degrees: of the air; that full work adds; that a fan that has failed adds."""
+"""Degrees: of the air; that full work adds; that a cooling that has failed adds."""
 INERTIA = 20.0
 """Seconds in which a temperature makes two thirds of its way."""
 THROTTLED = 84.0
 """Degrees from which on a GPU clocks down."""
 MEMORY = 81_559.0
 """MiB."""
+REMAPPED = ("CORRECTABLE_REMAPPED_ROWS", "UNCORRECTABLE_REMAPPED_ROWS", "ROW_REMAP_PENDING")
 
 
 @dataclass(slots=True, eq=False)
 class Gpu:
-    """`held` are MiB: weights, and the cache that the engine took at its start. With a `trouble` its fan fails."""
+    """`held` are MiB: weights, and the cache that the engine took at its start. With a `trouble` its cooling fails."""
 
     engine: Engine | None
     held: float
@@ -95,11 +96,12 @@ class Gpus:
                 ("FB_USED", gpu.held),
                 ("FB_FREE", MEMORY - gpu.held - 577.0),
                 ("FB_RESERVED", 577.0),
+                ("PSTATE", 0.0),
                 ("ROW_REMAP_FAILURE", 0.0),
             ):
                 book.set(f"DCGM_FI_DEV_{name}", value, **labels)
             book.add("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", gpu.millijoules, **labels)
-            for name in ("PCIE_REPLAY_COUNTER", "ECC_SBE_VOL_TOTAL", "ECC_DBE_VOL_TOTAL"):
+            for name in ("PCIE_REPLAY_COUNTER", "ECC_SBE_VOL_TOTAL", "ECC_DBE_VOL_TOTAL", *REMAPPED):
                 book.add(f"DCGM_FI_DEV_{name}", 0.0, **labels)
         return book.text()
 

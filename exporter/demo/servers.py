@@ -20,10 +20,11 @@ SLEEP, UNLOAD = 60.0, 180.0
 
 
 class Vllm:
-    """A vLLM server. With a `trouble` it stands still while that lasts."""
+    """A vLLM server, with LoRA `adapters`. With a `trouble` it stands still while that lasts."""
 
-    def __init__(self, world: World, engine: Engine, trouble: str = "") -> None:
+    def __init__(self, world: World, engine: Engine, *, trouble: str = "", adapters: tuple[str, ...] = ()) -> None:
         self.engine = engine
+        self._adapters = adapters
         self._world, self._trouble = world, trouble
         engine.book.set("process_start_time_seconds", world.began - 7200.0)
         engine.book.set("vllm:engine_sleep_state", 1.0, model_name=engine.model, engine="0", sleep_state="awake")
@@ -37,11 +38,16 @@ class Vllm:
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/version", lambda _: _json({"version": "0.32.0"}))
-        models = {"data": [{"id": self.engine.model, "object": "model", "max_model_len": 32768}]}
-        app.router.add_get("/v1/models", lambda _: _json(models))
+        base = {"id": self.engine.model, "object": "model", "max_model_len": 32768}
+        adapters = [{"id": name, "object": "model", "parent": self.engine.model} for name in self._adapters]
+        app.router.add_get("/v1/models", lambda _: _json({"data": [base, *adapters]}))
         return app
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        if self._adapters:
+            running = ",".join(self._adapters[: len(self.engine.running)])
+            labels = {"max_lora": "4", "running_lora_adapters": running, "waiting_lora_adapters": ""}
+            self.engine.book.set("vllm:lora_requests_info", self._world.wall, **labels)
         return web.Response(text=self.engine.book.text())
 
 

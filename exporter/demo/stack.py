@@ -6,21 +6,20 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from aiohttp import web
-
 from exporter.config.load import configured_kinds
-from exporter.config.model import Config, TargetConfig
+from exporter.config.model import Config
 from exporter.demo.book import Book
 from exporter.demo.brokers import Nats, Redis
 from exporter.demo.dynamo import Frontend, Worker
-from exporter.demo.engine import Call, Engine
+from exporter.demo.engine import Engine
 from exporter.demo.etcd import Etcd
 from exporter.demo.gateway import Deployment, Gateway
 from exporter.demo.machine import Gpu, Gpus, Service
+from exporter.demo.ports import HasPort, Made, Port, Speaker, There
 from exporter.demo.providers import Provider
 from exporter.demo.servers import LlamaRouter, Model, Vllm
 from exporter.demo.world import World
@@ -34,7 +33,6 @@ DEMAND = {
     "gpt-4o": (1.6, 900.0, 220.0),
     "claude-sonnet-4": (0.9, 2400.0, 380.0),
     "gemini-2.5-flash": (1.4, 1500.0, 180.0),
-    "mistral-large": (0.4, 700.0, 200.0),
     "llama-3.3-70b": (1.6, 1200.0, 260.0),
     "qwen3-32b": (1.5, 800.0, 300.0),
     "gemma-3-12b": (0.25, 400.0, 150.0),
@@ -44,6 +42,13 @@ DEMAND = {
 FALLBACK = {"gpt-4o": "claude-sonnet-4", "claude-sonnet-4": "gpt-4o", "qwen3-32b": "llama-3.3-70b"}
 CACHED = {"gpt-4o": 0.12, "gemini-2.5-flash": 0.2}
 """The share of requests that the gateway answers from its cache."""
+
+
+PORTS = (
+    *("litellm", "frontend", "worker-0", "worker-1", "worker-2", "etcd", "nats-monitor", "nats", "redis"),
+    *("vllm-a", "vllm-b", "llamacpp", "dcgm", "search", "chat-ui"),
+)
+"""What answers, each on a port of its own."""
 
 
 class Stack:
@@ -59,9 +64,11 @@ class Stack:
         decode = [self._worker("backend", f"worker-{number}", slots=24, each=0.022, kv=160_000) for number in (1, 2)]
         self.frontend = Frontend(world, "llama-3.3-70b", prefill, decode, context=131072)
 
-        qwen = {"slots": 16, "prefill": 9000.0, "each": 0.018, "kv": 90_000}
-        self.vllm_a = Vllm(world, Engine(world, "qwen3-32b", Book(), **qwen, draft=True))
-        self.vllm_b = Vllm(world, Engine(world, "qwen3-32b", Book(), **qwen), trouble="engine")
+        def qwen(*, draft: bool) -> Engine:
+            return Engine(world, "qwen3-32b", Book(), slots=16, prefill=9000.0, each=0.018, kv=90_000, draft=draft)
+
+        self.vllm_a = Vllm(world, qwen(draft=True), adapters=("qwen3-sql", "qwen3-support"))
+        self.vllm_b = Vllm(world, qwen(draft=False), trouble="engine")
 
         def local(name: str, each: float) -> Engine:
             return Engine(world, name, Book(), slots=4, prefill=2500.0, each=each, kv=65_536)
@@ -106,7 +113,6 @@ class Stack:
         azure = Provider(world, first=0.38, each=0.012, trouble="provider")
         anthropic = Provider(world, first=0.7, each=0.014, trouble="limits", status=429)
         gemini = Provider(world, first=0.3, each=0.006)
-        mistral = Provider(world, first=0.5, each=0.012, errors=0.01)
         gpt, flash, sonnet = (2.5, 10.0, 1.25, None), (0.3, 2.5, 0.075, None), (3.0, 15.0, 0.3, 3.75)
         return [
             Deployment("openai-1", "gpt-4o", "openai", "gpt-4o", openai.submit, gpt, 600, budget=True),
@@ -122,7 +128,6 @@ class Stack:
                 budget=True,
             ),
             Deployment("vertex-1", "gemini-2.5-flash", "vertex_ai", "gemini-2.5-flash", gemini.submit, flash),
-            Deployment("mistral-1", "mistral-large", "mistral", "mistral-large-2411", mistral.submit),
             Deployment("dynamo-1", "llama-3.3-70b", "openai_like", "llama-3.3-70b", self.frontend.submit),
             Deployment("vllm-a", "qwen3-32b", "hosted_vllm", "qwen3-32b", self.vllm_a.engine.submit),
             Deployment("vllm-b", "qwen3-32b", "hosted_vllm", "qwen3-32b", self.vllm_b.engine.submit),
@@ -132,19 +137,13 @@ class Stack:
 
     # -- ports ---------------------------------------------------------------------------------------------------
 
-    NAMES = (
-        *("litellm", "frontend", "worker-0", "worker-1", "worker-2", "etcd", "nats-monitor", "nats", "redis"),
-        *("vllm-a", "vllm-b", "llamacpp", "dcgm", "search", "chat-ui"),
-    )
+    def speakers(self) -> dict[str, Speaker]:
+        """What speaks a protocol of its own, by the name of its port."""
+        return {"nats": self.nats.talk, "redis": self.redis.talk}
 
-    def applications(self) -> dict[str, tuple[Callable[[], web.Application], Callable[[], bool]]]:
+    def applications(self) -> dict[str, tuple[Made, There]]:
         """What answers over HTTP, by the name of its port: how it is made, and whether it is there now."""
-
-        def always() -> bool:
-            return True
-
-        workers = {f"worker-{number}": worker for number, worker in enumerate(self.frontend.workers)}
-        others: dict[str, Any] = {
+        others: dict[str, HasPort] = {
             "litellm": self.gateway,
             "frontend": self.frontend,
             "etcd": self.etcd,
@@ -155,9 +154,10 @@ class Stack:
             "dcgm": self.gpus,
             **self.services,
         }
+        workers = {f"worker-{number}": worker for number, worker in enumerate(self.frontend.workers)}
         return {
-            **{name: (part.application, always) for name, part in others.items()},
-            **{name: (worker.application, lambda worker=worker: worker.alive) for name, worker in workers.items()},
+            **{name: (part.application, lambda: True) for name, part in others.items()},
+            **{name: (worker.application, worker.is_alive) for name, worker in workers.items()},
         }
 
     def configuration(self) -> Config:
@@ -190,42 +190,27 @@ class Stack:
 @asynccontextmanager
 async def running(seed: int, speed: float) -> AsyncIterator[Stack]:
     """The stack, answering on free ports of this machine for as long as the context lasts."""
-    async with AsyncExitStack() as all_of_it:
-        sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in Stack.NAMES}
-        ports = {name: one.getsockname()[1] for name, one in sockets.items()}
-        stack = Stack(World(seed, speed, time.time()), ports, f"sk-{secrets.token_hex(8)}")
-        for name, part in (("nats", stack.nats), ("redis", stack.redis)):
-            server = await asyncio.start_server(part.talk, sock=sockets[name])
-            all_of_it.callback(server.close)
-        group = await all_of_it.enter_async_context(asyncio.TaskGroup())
-        tasks = [group.create_task(_tick(stack.world))]
-        for name, (made, there) in stack.applications().items():
-            tasks.append(group.create_task(_port(sockets[name], ports[name], made, there)))
-        all_of_it.callback(lambda: [task.cancel() for task in tasks])
+    sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in PORTS}
+    numbers = {name: one.getsockname()[1] for name, one in sockets.items()}
+    stack = Stack(World(seed, speed, time.time()), numbers, f"sk-{secrets.token_hex(8)}")
+    async with AsyncExitStack() as leaving:
+        for name, talk in stack.speakers().items():
+            server = await asyncio.start_server(talk, sock=sockets[name])
+            leaving.callback(server.close)
+        ports = [Port(made, there, sockets[name]) for name, (made, there) in stack.applications().items()]
+        for port in ports:
+            leaving.push_async_callback(port.close)
+            await port.follow()
+        ticking = asyncio.create_task(_tick(stack.world, ports))
+        leaving.callback(ticking.cancel)
         yield stack
 
 
-async def _tick(world: World) -> None:
+async def _tick(world: World, ports: Sequence[Port]) -> None:
+    """Let the time pass, and open and close ports as it goes."""
     began = time.monotonic()
     while True:
         world.advance(min(time.monotonic() - began, world.now + CATCH_UP))
+        for port in ports:
+            await port.follow()
         await asyncio.sleep(TICK)
-
-
-async def _port(
-    first: socket.socket, port: int, made: Callable[[], web.Application], there: Callable[[], bool]
-) -> None:
-    """Answer at a port while what stands behind it is there; else nobody listens, and who is connected is cut off."""
-    listening: socket.socket | None = first
-    while True:
-        runner = web.AppRunner(made(), access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, listening or socket.create_server(("127.0.0.1", port))).start()
-            while there():
-                await asyncio.sleep(TICK)
-        finally:
-            listening = None
-            await runner.cleanup()
-        while not there():
-            await asyncio.sleep(TICK)

@@ -22,7 +22,7 @@ TROUBLES: dict[str, tuple[float, float]] = {
     "provider": (8.5, 11.0),  # azure answers with 503, some requests time out
     "engine": (11.5, 13.5),  # vllm-b stands still, with requests in it
     "worker": (14.0, 16.0),  # a decode worker of Dynamo is killed, and comes back as another
-    "gpu": (16.5, 18.5),  # the fan of GPU 5 fails
+    "gpu": (16.5, 18.5),  # the cooling of GPU 5 fails
     "limits": (18.75, 20.0),  # anthropic answers with 429
     "service": (20.25, 21.25),  # the search that agents use is down
     "cache": (21.5, 22.5),  # Redis does not answer LiteLLM
