@@ -39,7 +39,7 @@ DEMAND = {
     "phi-4-mini": (0.004, 300.0, 120.0),
 }
 """Requests a second at full load, and the usual tokens of prompt and answer, by the name that clients use."""
-FALLBACK = {"gpt-4o": "claude-sonnet-4", "claude-sonnet-4": "gpt-4o", "qwen3-32b": "llama-3.3-70b"}
+FALLBACK = {"gpt-4o": "claude-sonnet-4", "claude-sonnet-4": "gpt-4o", "qwen3-32b": "llama-3.3-70b", "llama-3.3-70b": "gemini-2.5-flash"}
 CACHED = {"gpt-4o": 0.12, "gemini-2.5-flash": 0.2}
 """The share of requests that the gateway answers from its cache."""
 
@@ -60,12 +60,12 @@ class Stack:
         self._key = key
 
         self.etcd = Etcd(world)
-        prefill = [self._worker("prefill", "worker-0", slots=8, each=0.01, kv=300_000)]
-        decode = [self._worker("backend", f"worker-{number}", slots=24, each=0.022, kv=160_000) for number in (1, 2)]
+        prefill = [self._worker("prefill", "worker-0", slots=4, each=0.01, kv=16_000)]
+        decode = [self._worker("backend", f"worker-{number}", slots=8, each=0.026, kv=14_000) for number in (1, 2)]
         self.frontend = Frontend(world, "llama-3.3-70b", prefill, decode, context=131072)
 
         def qwen(*, draft: bool) -> Engine:
-            return Engine(world, "qwen3-32b", Book(), slots=16, prefill=9000.0, each=0.018, kv=90_000, draft=draft)
+            return Engine(world, "qwen3-32b", Book(), slots=10, prefill=9000.0, each=0.02, kv=18_000, draft=draft)
 
         self.vllm_a = Vllm(world, qwen(draft=True), adapters=("qwen3-sql", "qwen3-support"))
         self.vllm_b = Vllm(world, qwen(draft=False), trouble="engine")
