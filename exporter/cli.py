@@ -1,4 +1,4 @@
-"""The command line: serve (the default), check, read, demo."""
+"""The command line: serve (the default), check, read, bundle, demo."""
 
 from __future__ import annotations
 
@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("url", nargs="?", default="", help="where it answers; not for this machine itself")
     read.add_argument("--api-key-file", metavar="FILE", help="file with the key (else LITELLM_API_KEY)")
 
+    bundle = commands.add_parser("bundle", help="write dashboards, rules, alerts, compose.yaml and a configuration")
+    bundle.add_argument("directory", type=Path, metavar="DIR")
+    bundle.add_argument(
+        "--kubernetes", action="store_true", help="ConfigMaps, ServiceMonitor and PrometheusRule instead"
+    )
+
     demo = commands.add_parser("demo", help="serve a simulated stack: every dashboard alive, with nothing installed")
     demo.argument_default = argparse.SUPPRESS
     demo.add_argument("--listen", metavar="[HOST]:PORT", help="address to serve on (default :9400, all addresses)")
@@ -91,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_check(options.file, offline=options.offline))
         if options.command == "read":
             return asyncio.run(_read(options.source, options.url, options.api_key_file))
+        if options.command == "bundle":
+            return _bundle(options.directory, for_kubernetes=options.kubernetes)
         if options.command == "demo":
             return _demo(options)
         return _serve(options)
@@ -122,6 +130,19 @@ def _serve(options: argparse.Namespace) -> int:
     _log_to(config.log_format, config.log_level)
     directory = Path(config.state_directory) if config.state_directory else default_directory(os.environ)
     asyncio.run(App(config, configured, Store(directory)).run())
+    return 0
+
+
+def _bundle(directory: Path, *, for_kubernetes: bool) -> int:
+    from exporter import bundle
+
+    _log_to("text", "error")
+    try:
+        for file in bundle.write(directory, for_kubernetes=for_kubernetes):
+            print(file)
+    except bundle.BundleError as error:
+        print(f"llm-exporter: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

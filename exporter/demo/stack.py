@@ -39,7 +39,12 @@ DEMAND = {
     "phi-4-mini": (0.004, 300.0, 120.0),
 }
 """Requests a second at full load, and the usual tokens of prompt and answer, by the name that clients use."""
-FALLBACK = {"gpt-4o": "claude-sonnet-4", "claude-sonnet-4": "gpt-4o", "qwen3-32b": "llama-3.3-70b", "llama-3.3-70b": "gemini-2.5-flash"}
+FALLBACK = {
+    "gpt-4o": "claude-sonnet-4",
+    "claude-sonnet-4": "gpt-4o",
+    "qwen3-32b": "llama-3.3-70b",
+    "llama-3.3-70b": "gemini-2.5-flash",
+}
 CACHED = {"gpt-4o": 0.12, "gemini-2.5-flash": 0.2}
 """The share of requests that the gateway answers from its cache."""
 
