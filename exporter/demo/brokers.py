@@ -11,6 +11,7 @@ from aiohttp import web
 
 from exporter.demo.dynamo import ENDPOINT, NAMESPACE, Frontend
 from exporter.demo.gateway import Gateway
+from exporter.demo.ports import always
 from exporter.demo.world import World
 
 EVENTS = ("kv-events", "kv_metrics", "active_sequences_events")
@@ -49,7 +50,7 @@ class Nats:
     def application(self) -> web.Application:
         """The monitoring port."""
         app = web.Application()
-        app.router.add_get("/healthz", lambda _: _json({"status": "ok"}))
+        app.router.add_get("/healthz", always({"status": "ok"}))
         app.router.add_get("/varz", self._varz)
         app.router.add_get("/connz", self._connz)
         app.router.add_get("/jsz", self._jsz)
@@ -59,7 +60,7 @@ class Nats:
         requests, answers = self._sum("in") + self._events, self._sum("out")
         bytes_ = self._sum("in_bytes") + self._events * EVENT_BYTES
         workers = len(self._seen)
-        return await _json(
+        return web.json_response(
             {
                 "server_id": "DEMO",
                 "version": "2.15.2",
@@ -94,12 +95,12 @@ class Nats:
             for worker in self._frontend.workers
             if worker.alive
         ]
-        return await _json({"connections": connections, "total": len(connections)})
+        return web.json_response({"connections": connections, "total": len(connections)})
 
     async def _jsz(self, _: web.Request) -> web.Response:
         kept = min(self._events, 5000)
         limits = {"max_memory": 2**30, "max_storage": 10 * 2**30}
-        return await _json(
+        return web.json_response(
             {
                 "streams": 1,
                 "consumers": 1,
@@ -172,7 +173,3 @@ class Redis:
             pass
         finally:
             writer.close()
-
-
-async def _json(said: Any) -> web.Response:
-    return web.json_response(said)

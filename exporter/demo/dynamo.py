@@ -34,7 +34,6 @@ class Worker:
         self.id = 0
         self.messages = {"in": 0, "out": 0, "in_bytes": 0, "out_bytes": 0}  # over NATS
         self._world, self._etcd, self._port = world, etcd, port
-        self._running = 0
         self.start()
 
     def start(self) -> None:
@@ -44,7 +43,6 @@ class Worker:
         book = Book()
         self.engine.begin(book)
         self.engine.stands = self.starting = False
-        self._running = 0
         self.messages = dict.fromkeys(self.messages, 0)
         for name in ("requests", "errors", "cancellation", "request_bytes", "response_bytes"):
             book.add(f"dynamo_component_{name}_total", 0, **self._labels)
@@ -105,19 +103,18 @@ class Worker:
             done(call)
 
         call.done = ended
-        self._running += 1
         self.messages["in"] += 1
         self.messages["in_bytes"] += call.prompt * 5
         self.engine.submit(call)
 
     def _ended(self, call: Call) -> None:
-        self._running -= 1
         book, labels = self.engine.book, self._labels
         book.add("dynamo_component_requests_total", **labels)
         book.add("dynamo_component_request_bytes_total", call.prompt * 5, **labels)
         book.add("dynamo_component_response_bytes_total", call.output * 40, **labels)
         if call.given_up:
             book.add("dynamo_component_cancellation_total", **labels)
+            return
         took = self._world.now - call.arrived
         book.observe("dynamo_component_request_duration_seconds", WORK, took, **labels)
         self.messages["out"] += call.output
@@ -132,7 +129,8 @@ class Worker:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         book = self.engine.book
-        book.set("dynamo_component_inflight_requests", float(self._running), **self._labels)
+        running = len(self.engine.running) + len(self.engine.waiting)
+        book.set("dynamo_component_inflight_requests", float(running), **self._labels)
         book.set("dynamo_component_uptime_seconds", self._world.now, worker_id=f"{self.id:x}")
         return web.Response(text=book.text())
 
@@ -183,7 +181,14 @@ class Frontend:
     def submit(self, call: Call) -> None:
         """Take a request from the gateway."""
         self._running += 1
-        book = self.book
+        done, book = call.done, self.book
+
+        def ended(call: Call) -> None:
+            if call.given_up:
+                self._gone()
+            done(call)
+
+        call.done = ended
         book.observe("dynamo_frontend_input_sequence_tokens", LENGTH, float(call.prompt), **self._labels)
         worker = self._idlest(self._prefill)
         if worker is None:
@@ -201,18 +206,23 @@ class Frontend:
 
         def heard(call: Call) -> None:
             if call.given_up:
-                part.given_up = True
-                self._running -= 1
-                self._count("error", "cancelled")
-                self.book.add("dynamo_frontend_disconnected_clients")
+                part.give_up()
             done(call)
 
         call.done = heard
 
+    def _gone(self) -> None:
+        """A client waits no longer."""
+        self._running -= 1
+        self._count("error", "cancelled")
+        self.book.add("dynamo_frontend_disconnected_clients")
+
     @staticmethod
     def _idlest(workers: list[Worker]) -> Worker | None:
-        able = [worker for worker in workers if worker.alive and not worker.starting]
-        return min(able, key=lambda worker: len(worker.engine.running) + len(worker.engine.waiting), default=None)
+        def work(worker: Worker) -> tuple[int, int]:
+            return len(worker.engine.running) + len(worker.engine.waiting), worker.messages["in"]
+
+        return min((one for one in workers if one.alive and not one.starting), key=work, default=None)
 
     def _decoding(self, call: Call, part: Call) -> None:
         """The prompt is understood, or its worker was lost."""
@@ -229,18 +239,8 @@ class Frontend:
             self._world.now,
             lambda rest: self._end(call, rest, rest.failure),
         )
-        self._follow_on(call, rest)
+        self._follow(call, rest)
         worker.submit(rest)
-
-    @staticmethod
-    def _follow_on(call: Call, rest: Call) -> None:
-        done = call.done
-
-        def heard(call: Call) -> None:
-            rest.given_up = rest.given_up or call.given_up
-            done(call)
-
-        call.done = heard
 
     def _end(self, call: Call, rest: Call | None, failure: int) -> None:
         if call.given_up:

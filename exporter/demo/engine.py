@@ -31,6 +31,12 @@ class Call:
     failure: int = 0  # the HTTP status, 0 where all is well
     given_up: bool = False
 
+    def give_up(self) -> None:
+        """Wait no longer for its end, unless it has come."""
+        if self.end is None and not self.given_up:
+            self.given_up = True
+            self.done(self)
+
 
 @dataclass(slots=True, eq=False)
 class _Slot:

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from exporter.demo.book import Book
+from exporter.demo.ports import always
 from exporter.demo.world import World
 
 SYNC = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
@@ -101,8 +102,8 @@ class Etcd:
     def application(self) -> web.Application:
         """The clients' port."""
         app = web.Application()
-        app.router.add_get("/version", lambda _: _json({"etcdserver": "3.6.16", "etcdcluster": "3.6.0"}))
-        app.router.add_get("/health", lambda _: _json({"health": "true", "reason": ""}))
+        app.router.add_get("/version", always({"etcdserver": "3.6.16", "etcdcluster": "3.6.0"}))
+        app.router.add_get("/health", always({"health": "true", "reason": ""}))
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/v3/kv/range", self._range)
         app.router.add_post("/v3/lease/leases", self._lease_list)
@@ -119,10 +120,10 @@ class Etcd:
     async def _range(self, request: web.Request) -> web.Response:
         begin, end = _asked(await request.json())
         found = [pair for key, pair in sorted(self._keys.items()) if begin <= key.encode() < end]
-        return await _json({"header": self._header, "kvs": found, "count": str(len(found))})
+        return web.json_response({"header": self._header, "kvs": found, "count": str(len(found))})
 
     async def _lease_list(self, _: web.Request) -> web.Response:
-        return await _json({"header": self._header, "leases": [{"ID": str(lease)} for lease in self._leases]})
+        return web.json_response({"header": self._header, "leases": [{"ID": str(lease)} for lease in self._leases]})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         """What changes under the prefixes asked for, a line for each revision, for as long as the client listens."""
@@ -161,7 +162,3 @@ def _coded(text: str) -> str:
 
 def _line(result: dict[str, Any]) -> bytes:
     return json.dumps({"result": result}).encode() + b"\n"
-
-
-async def _json(said: Any) -> web.Response:
-    return web.json_response(said)

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from exporter.demo.book import Book
 from exporter.demo.engine import Call
+from exporter.demo.ports import always
 from exporter.demo.world import World
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 420.0, 600.0)
@@ -202,17 +203,12 @@ class Gateway:
         self.book.add("litellm_deployment_total_requests_total", **self._of(one))
         one.asked.append(now)
         one.submit(call)
-        self._world.later(PATIENCE, lambda: self._give_up(call))
-
-    @staticmethod
-    def _give_up(call: Call) -> None:
-        """Wait no longer for an answer."""
-        if call.end is None and not call.given_up:
-            call.given_up, call.failure = True, 408
-            call.done(call)
+        self._world.later(PATIENCE, call.give_up)
 
     def _ended(self, asked: Asked, one: Deployment, call: Call) -> None:
         """What a deployment made of it."""
+        if call.given_up:
+            call.failure = 408
         if not call.failure:
             one.failures = 0
             assert call.end is not None  # noqa: S101 - it ended
@@ -307,8 +303,8 @@ class Gateway:
     def application(self) -> web.Application:
         """What it answers. Metrics and models want the key."""
         app = web.Application()
-        app.router.add_get("/health/liveliness", lambda _: _json("I'm alive!"))
-        app.router.add_get("/health/readiness", lambda _: _json({"status": "healthy"}))
+        app.router.add_get("/health/liveliness", always("I'm alive!"))
+        app.router.add_get("/health/readiness", always({"status": "healthy"}))
         app.router.add_get("/health/readiness/details", self._details)
         app.router.add_get("/metrics/", self._metrics)
         app.router.add_get("/model/info", self._models)
@@ -320,7 +316,7 @@ class Gateway:
 
     async def _details(self, request: web.Request) -> web.Response:
         self._wants_key(request)
-        return await _json({"status": "healthy", "cache": "redis", "litellm_version": "1.106.2"})
+        return web.json_response({"status": "healthy", "cache": "redis", "litellm_version": "1.106.2"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._wants_key(request)
@@ -339,8 +335,4 @@ class Gateway:
             entries.append(
                 {"model_name": one.group, "litellm_params": parameters, "model_info": {"id": one.id, **prices}}
             )
-        return await _json({"data": entries})
-
-
-async def _json(said: Any) -> web.Response:
-    return web.json_response(said)
+        return web.json_response({"data": entries})

@@ -67,11 +67,21 @@ class Gpus:
 
     def application(self) -> web.Application:
         app = web.Application()
-        app.router.add_get("/", lambda _: _page("<title>GPU Exporter</title>"))
-        app.router.add_get("/metrics", lambda _: _page(self._text()))
+        app.router.add_get("/", self._page)
+        app.router.add_get("/metrics", self._metrics)
         return app
 
-    def _text(self) -> str:
+    async def _page(self, _: web.Request) -> web.Response:
+        return web.Response(text="<title>GPU Exporter</title>")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self.text())
+
+    def hottest(self) -> float:
+        """Degrees of the hottest one."""
+        return max(gpu.temperature for gpu in self._gpus)
+
+    def text(self) -> str:
         book = Book(Hostname="gpu-1", modelName="NVIDIA H100 80GB HBM3", DCGM_FI_DRIVER_VERSION="570.124.06")
         for index, gpu in enumerate(self._gpus):
             labels = {
@@ -120,7 +130,3 @@ class Service:
     async def _health(self, _: web.Request) -> web.Response:
         ill = bool(self._trouble) and self._world.troubled(self._trouble)
         return web.json_response({"status": "unavailable" if ill else "available"}, status=503 if ill else 200)
-
-
-async def _page(text: str) -> web.Response:
-    return web.Response(text=text)

@@ -14,6 +14,15 @@ There = Callable[[], bool]
 Speaker = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 
+def always(said: object) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """What answers with the same JSON each time."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response(said)
+
+    return answer
+
+
 class HasPort(Protocol):
     """A part of the stack that answers over HTTP."""
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from exporter.demo.book import Book
 from exporter.demo.engine import Call, Engine
+from exporter.demo.ports import always
 from exporter.demo.world import World
 
 LOADING = 6.0
@@ -37,10 +38,10 @@ class Vllm:
         """Its port."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/version", lambda _: _json({"version": "0.32.0"}))
+        app.router.add_get("/version", always({"version": "0.32.0"}))
         base = {"id": self.engine.model, "object": "model", "max_model_len": 32768}
         adapters = [{"id": name, "object": "model", "parent": self.engine.model} for name in self._adapters]
-        app.router.add_get("/v1/models", lambda _: _json({"data": [base, *adapters]}))
+        app.router.add_get("/v1/models", always({"data": [base, *adapters]}))
         return app
 
     async def _metrics(self, _: web.Request) -> web.Response:
@@ -121,7 +122,7 @@ class LlamaRouter:
 
     def application(self) -> web.Application:
         app = web.Application()
-        app.router.add_get("/health", lambda _: _json({"status": "ok"}))
+        app.router.add_get("/health", always({"status": "ok"}))
         app.router.add_get("/props", self._props)
         app.router.add_get("/models", self._list)
         app.router.add_get("/v1/models", self._list)
@@ -133,8 +134,8 @@ class LlamaRouter:
         about = {"build_info": "b11549-demo", "default_generation_settings": {"n_ctx": 0}}
         model = self._models.get(request.query.get("model", ""))
         if model is None:
-            return await _json({"role": "router", "model_alias": "llama-server", **about})
-        return await _json({"total_slots": model.engine.slots, **about})
+            return web.json_response({"role": "router", "model_alias": "llama-server", **about})
+        return web.json_response({"total_slots": model.engine.slots, **about})
 
     async def _list(self, _: web.Request) -> web.Response:
         entries = [
@@ -151,7 +152,7 @@ class LlamaRouter:
             }
             for name, model in self._models.items()
         ]
-        return await _json({"data": entries, "object": "list"})
+        return web.json_response({"data": entries, "object": "list"})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -179,7 +180,3 @@ class LlamaRouter:
         book.set("llamacpp:requests_processing", float(len(engine.running)))
         book.set("llamacpp:requests_deferred", float(len(engine.waiting)))
         return web.Response(text=book.text())
-
-
-async def _json(said: Any) -> web.Response:
-    return web.json_response(said)

@@ -36,7 +36,7 @@ DEMAND = {
     "llama-3.3-70b": (1.6, 1200.0, 260.0),
     "qwen3-32b": (1.5, 800.0, 300.0),
     "gemma-3-12b": (0.25, 400.0, 150.0),
-    "phi-4-mini": (0.004, 300.0, 120.0),
+    "phi-4-mini": (0.006, 300.0, 120.0),
 }
 """Requests a second at full load, and the usual tokens of prompt and answer, by the name that clients use."""
 FALLBACK = {
@@ -66,7 +66,7 @@ class Stack:
 
         self.etcd = Etcd(world)
         prefill = [self._worker("prefill", "worker-0", slots=4, each=0.01, kv=16_000)]
-        decode = [self._worker("backend", f"worker-{number}", slots=8, each=0.026, kv=14_000) for number in (1, 2)]
+        decode = [self._worker("backend", f"worker-{number}", slots=12, each=0.024, kv=20_000) for number in (1, 2)]
         self.frontend = Frontend(world, "llama-3.3-70b", prefill, decode, context=131072)
 
         def qwen(*, draft: bool) -> Engine:
