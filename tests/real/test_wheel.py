@@ -1,5 +1,6 @@
 """The wheel, as pip builds it, has what `llm-exporter bundle` writes."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ PARTS = ("compose.yaml", "Dockerfile", "deploy/compose", "grafana/dashboards", "
 
 @pytest.mark.real
 def test_the_wheel_holds_the_files_of_the_bundle_and_no_links(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    source = tmp_path / "source"  # pip leaves what it builds beside what it builds from
+    unwanted = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "__pycache__")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=unwanted)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", tmp_path, source]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as packed:
