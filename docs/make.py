@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 
-from exporter.catalogue import chapters
+from exporter.catalogue import chapters, families, maps, rules_of
 from exporter.config.load import configured_kinds
 from exporter.config.model import Config, TargetConfig
 from exporter.config.values import URL_SCHEMA, duration_text, size_text
+from exporter.core.mapping import SourceMap
+from exporter.core.source import source_map
+from exporter.core.types import Family
+from exporter.sources import sources
 
 HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parent / "exporter" / "sources"
 
 SCHEMA_FILE = "llm-exporter.schema.json"
 
@@ -31,6 +38,7 @@ listen: 0.0.0.0:9400                       # :9400 when left out, on all address
 interval: 5s                               # between two reads of a target
 intervals: {nats: 1s}                      # of all targets of a source
 timeout: 10s                               # for one read, in all
+stalled_after: 2m                          # requests that run, and nothing moves: the target is stalled
 detect: false                              # true: also find what runs on this machine
 reload: true                               # POST /-/reload reads this file anew
 state_directory: /var/lib/llm-exporter     # where totals are kept over restarts
@@ -45,6 +53,7 @@ targets:
     api_key_file: litellm-key              # a file in $CREDENTIALS_DIRECTORY; or a path: /run/secrets/litellm
     interval: 15s                          # of this target
     timeout: 1m30s
+    stalled_after: 5m
     labels: {team: search}                 # added
     keep: [team_alias]                     # an upstream label to keep: top 20, the rest `other`
     exclude: [llm_gateway_overhead_seconds]
@@ -261,6 +270,30 @@ Where only one of L and T is known it has the weight of both; where neither is, 
 
 Where no price is known nothing is claimed, and `llm_price_known` is 0.
 
+## Standing still
+
+`llm_target_stalled` is 1 where requests are running or waiting and nothing has moved for `stalled_after` (2 minutes): no
+token, no step of the engine, no filling KV cache, no served request. It is judged at each read, for each model and rank
+that the upstream tells requests of, and 0 again at the first read that sees a move, or nothing left to do. Arrivals,
+clients that give up and requests that are turned away are no move, so health checks that answer all the while hide nothing.
+
+Where an upstream shows nothing while a request runs, and all moves only at its end, a long answer looks like a standstill.
+There the time is three times what all but one in a thousand requests took (`llm_request_duration_seconds`), or three times
+the longest pause that was seen to end; 10 minutes at least until 1,000 requests have been served, an hour at most, and
+never less than `stalled_after`.
+
+| Upstream | Seen while a request runs | Allowed |
+| --- | --- | --- |
+| vLLM | steps that give a token; KV cache, also in a long prefill | `stalled_after` |
+| Dynamo's frontend | gaps between tokens, once one was seen | `stalled_after` |
+| Dynamo's worker | bytes of answers | `stalled_after` |
+| LiteLLM | nothing | by history |
+| another engine that tells its tokens at the end | first tokens, gaps and KV cache, where it has them | by history |
+
+What cannot be seen: one request that hangs while others get on; a pause of an upstream that tells no requests, or that has
+counted nothing yet; a prefill that takes longer than `stalled_after` in one step, or that a frontend waits for alone, is
+taken for a standstill.
+
 ## In OpenTelemetry's words
 
 | Here | OpenTelemetry (GenAI) |
@@ -273,6 +306,76 @@ Where no price is known nothing is claimed, and `llm_price_known` is 0.
 | label `model` | `gen_ai.request.model` |
 | label `reason` of failures | `error.type` |
 """
+
+
+COVERAGE = """\
+
+## What each engine tells
+
+● is among the engine's metrics, ◐ is made of what it lists besides; where nothing stands the engine cannot tell, and the
+family is absent. Engines with a * are experimental: made from documentation, not yet seen running. An engine behind a port
+of Dynamo's tells what is ● here, as `source="dynamo"`. The names behind it, and what is to be known of them, stand in the
+README of each source.
+
+"""
+
+
+def engines() -> dict[str, SourceMap]:
+    """The maps of the model servers, by their kind."""
+    made = {kind: source_map(kind) for kind in sources()}
+    return {
+        kind: each for kind, each in made.items() if "engine" in (each.layer, getattr(sources()[kind], "layer", ""))
+    }
+
+
+def _besides(family: Family, kind: str) -> str:
+    """What a family is made of besides the engine's metrics, as the catalogue says it: `… (kind, another)`."""
+    origin = family.help.rpartition(" From: ")[2].removesuffix(".")
+    parts = (re.fullmatch(r"(.*) \(([\w, ]+)\)", part) for part in origin.split("; "))
+    return "; ".join(part[1] for part in parts if part and kind in part[2].split(", "))
+
+
+def _names(family: Family, kind: str) -> list[str]:
+    """The engine's names for a family, as its map and those that it includes write them."""
+    given = maps().get(kind, {})
+    names = [name for rule in rules_of(given.get("families", {}).get(family.name, [])) for name in rule["from"]]
+    return [*names, *(name for other in given.get("include", ()) for name in _names(family, other))]
+
+
+def _told(family: Family, kind: str) -> str:
+    """How an engine tells a family: the names of its metrics, or what it is made of; empty where it cannot."""
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(_names(family, kind))) or _besides(family, kind)
+
+
+def _of_engines() -> list[Family]:
+    """The families that any engine tells."""
+    models = {family for chapter in chapters() if chapter.title == "Models" for family in chapter.families}
+    candidates = (family for family in families().values() if "layer" in family.labels or family in models)
+    return [family for family in candidates if any(_told(family, kind) for kind in engines())]
+
+
+def coverage() -> str:
+    """Which families the engines tell: ours by row, theirs by column."""
+    head = [kind + ("*" if made.experimental else "") for kind, made in engines().items()]
+    rows = [f"| Family | {' | '.join(head)} |", "| --- |" + " --- |" * len(head)]
+    for family in _of_engines():
+        marks = ["●" if _names(family, kind) else "◐" if _besides(family, kind) else "" for kind in engines()]
+        rows.append(f"| `{family.name}` | {' | '.join(marks)} |")
+    return "\n".join(rows) + "\n"
+
+
+BEGIN, END = "<!-- Made by `python docs/make.py` from the map. -->\n", "<!-- Until here. -->\n"
+
+
+def readme(kind: str) -> str:
+    """The README of an engine's source, with the table of what it tells and what not. Raises SystemExit."""
+    text = (SOURCES / kind / "README.md").read_text("utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f"exporter/sources/{kind}/README.md: write {BEGIN.strip()} and {END.strip()}, once each")
+    rows = [f"| Family | {kind} |", "| --- | --- |"]
+    rows += [f"| `{family.name}` | {_told(family, kind) or '–'} |" for family in _of_engines()]
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n".join(rows) + "\n" + END + rest.split(END)[1]
 
 
 def metrics() -> str:
@@ -289,13 +392,14 @@ def metrics() -> str:
             help_text = family.help.replace("|", "\\|")
             rows.append(f"| `{family.name}` | {family.kind} | {labels} | {help_text} |")
         pages.append(f"## {chapter.title}\n\n{chapter.text}\n\n" + "\n".join(rows) + "\n")
-    return "\n".join(pages) + SCORE
+    return "\n".join(pages) + COVERAGE + coverage() + SCORE
 
 
 MADE: dict[Path, Callable[[], str]] = {
     HERE / "configuration.md": configuration,
     HERE / SCHEMA_FILE: schema,
     HERE / "metrics.md": metrics,
+    **{SOURCES / kind / "README.md": partial(readme, kind) for kind in engines()},
 }
 """What is made, and by what."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -27,7 +27,7 @@ from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Client, Upstream, session
 from exporter.core.poll import Watch
-from exporter.core.source import Context, Source, source_map
+from exporter.core.source import Context, Source, own_map, source_map
 from exporter.core.state import Store
 from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, SeriesTable
@@ -70,8 +70,9 @@ def assemble(
     kind = sources()[target.source]
     table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
     saved, from_zero = store.load(target.target_name, target.place) if store is not None else (None, False)
+    written: Mapping[str, Any] | None = getattr(target, "map", None)
     totals = Totals(
-        source_map(target.source),
+        source_map(target.source) if written is None else own_map(written),
         table,
         keep=target.keep,
         max_series=config.limits.series,
@@ -81,7 +82,8 @@ def assemble(
     reader = Difference(totals, Limits(body=config.limits.body))
     upstream = Upstream(client, target.url, _key_of(target), compression=target.compression, tls=_tls_of(target))
     score = config.score
-    settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft)
+    stalled_after = target.stalled_after or config.stalled_after
+    settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft, stalled_after)
     health = Health(target.source, target.target_name, target.labels, config.thresholds_of(target))
     board.watch(health)
     return Watch(
@@ -141,7 +143,8 @@ def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
 
 def _common(config: Config) -> tuple[object, ...]:
     """What the configuration says of all targets alike."""
-    return config.interval, config.intervals, config.timeout, config.limits, config.score, config.thresholds
+    times = config.interval, config.intervals, config.timeout, config.stalled_after
+    return *times, config.limits, config.score, config.thresholds
 
 
 @dataclass(slots=True)
@@ -210,6 +213,8 @@ class App:
             series=len(reading.samples) if reading else 0,
             version=reading.version if reading else None,
             advice=reading.advice if reading else (),
+            recognised=config.source == "auto" != health.source,
+            experimental=source_map(health.source).experimental,
         )
 
     def _own(self) -> list[Sample]:
@@ -363,7 +368,8 @@ class App:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
         for name, (target, health) in list(self._unrecognised.items()):
-            problems = {kind: await self._problem_with(source, target) for kind, source in sources().items()}
+            upstream = self._way_to(target)  # one for all, so that what several look at is asked for once
+            problems = {kind: await self._problem_with(source, upstream, target) for kind, source in sources().items()}
             if self._unrecognised.get(name) != (target, health):
                 continue  # another configuration has come meanwhile
             kind = next((kind for kind, problem in problems.items() if problem is None), None)
@@ -373,33 +379,58 @@ class App:
                 self.board.drop(name)
                 self._start(sources()[kind].Config(**{**target.model_dump(), "source": kind}), written=target)
                 continue
-            error = "not recognised: " + "; ".join(f"{kind}: {problem}" for kind, problem in problems.items())
-            self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=error))
+            error = f"not recognised: {_summed_up(problems, target)}"
+            self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=f"{error} (write its source:)"))
         if not self.config.detect:
             return
         watched = {url for known in self._targets.values() if (url := known.config.url)}
         places = {(known.config.source, known.config.place) for known in self._targets.values()}
+        ways: dict[str, Upstream] = {}
         for kind, source in sources().items():
             for target in source.candidates(self._environ):
                 if target.target_name in self._targets or target.url in watched or (kind, target.place) in places:
                     continue
-                problem = await self._problem_with(source, target)
+                upstream = ways.setdefault(target.url, self._way_to(target))
+                problem = await self._problem_with(source, upstream, target)
                 if problem is None:
                     log.info("found", source=kind, url=target.place)
+                    self._missing.pop(target.target_name, None)
                     self._start(target, found=True)
+                    watched |= {target.url} - {""}  # not all are at a URL
                 else:
                     self._missing[target.target_name] = f"{kind}: {problem}"
-                    if first:
-                        log.info("not found, will be looked for again", source=kind, problem=problem)
+                    log.debug("not found", source=kind, problem=problem)
+        if first:
+            missing = {each.partition(":")[0]: None for each in self._missing.values()}
+            log.info("looks again for what is missing, and says why at /", missing=", ".join(missing))
 
-    async def _problem_with(self, source: type[Source], target: TargetConfig) -> str | None:
-        """Why this is no such source, or None where it is."""
+    def _way_to(self, target: TargetConfig) -> Upstream:
         assert self._client is not None  # noqa: S101 - made before anything is looked for
+        return Upstream(self._client, target.url, tls=_tls_of(target))
+
+    @staticmethod
+    async def _problem_with(source: type[Source], upstream: Upstream, target: TargetConfig) -> str | None:
+        """Why this is no such source, or None where it is."""
         try:
             async with asyncio.timeout(LOOK_TIMEOUT):
-                known = await source.recognise(Upstream(self._client, target.url, tls=_tls_of(target)), target)
+                known = await source.recognise(upstream, target)
         except ReadError as error:
             return str(error)
         except TimeoutError:
             return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
-        return None if known else f"{target.place}: something else answers there"
+        return None if known else _something_else(target)
+
+
+def _something_else(target: TargetConfig) -> str:
+    return f"{target.place}: something else answers there"
+
+
+def _summed_up(problems: Mapping[str, str | None], target: TargetConfig) -> str:
+    """Why a target is none of the sources: what any of them was told, else that it is something else."""
+    kinds: dict[str, list[str]] = {}
+    for kind, problem in problems.items():
+        if problem and problem != _something_else(target):
+            kinds.setdefault(problem, []).append(kind)
+    if len(kinds) <= 1:
+        return next(iter(kinds), _something_else(target))
+    return "; ".join(f"{', '.join(names)}: {said}" for said, names in kinds.items())

@@ -31,7 +31,7 @@ from exporter.text.render import Sheet, page
 from exporter.web.server import AddressTaken
 
 DESCRIPTION = """\
-Reads LiteLLM, NVIDIA Dynamo, etcd and NATS, and says what it finds in one vocabulary on :9400/metrics.
+Reads model servers, LiteLLM, NVIDIA Dynamo, etcd and NATS, and says what it finds in one vocabulary on :9400/metrics.
 Without arguments it finds what runs on this machine. With --config it reads what the file says.
 """
 

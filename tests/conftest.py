@@ -11,7 +11,11 @@ settings.register_profile("ci", derandomize=True)  # what a submission meets is 
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-for folder in ("core",):  # helpers that stand beside the tests that use them can be imported by their name
+for folder in (
+    "core",
+    "app",
+    "sources",
+):  # helpers beside the tests that use them can be imported by name
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 CAPTURES = Path(__file__).parent / "captures"

@@ -30,6 +30,7 @@ class Chapter:
     families: tuple[Family, ...]
 
 
+@cache
 def maps() -> dict[str, dict[str, Any]]:
     """The map of each source that has one, by kind: the YAML as written, not yet checked."""
     found = {}

@@ -214,7 +214,8 @@ class _Check:
             for mistake in error.errors():
                 if not (guess and mistake["type"] == "extra_forbidden"):
                     place = url_path if mistake["loc"] == ("url",) and url_path else (*path, *mistake["loc"])
-                    self._add(place, self._words(model, mistake))
+                    within = getattr(mistake.get("ctx", {}).get("error"), "path", ())  # of a mistake in a map
+                    self._add((*place, *within), self._words(model, mistake))
             return None
 
     def _add(self, path: document.Path, what: str) -> None:
@@ -228,7 +229,7 @@ class _Check:
         kind, value, context = mistake["type"], mistake["input"], mistake.get("ctx", {})
         last = mistake["loc"][-1] if mistake["loc"] else ""
         if kind == "value_error":
-            return str(context["error"])
+            return str(getattr(context["error"], "text", context["error"]))
         if kind == "extra_forbidden":
             return f"unknown key ({self._remedy(model, mistake['loc'])})"
         if kind == "missing":

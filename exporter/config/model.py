@@ -145,6 +145,9 @@ class TargetConfig(Section):
     timeout: Duration | None = Field(
         default=None, description="Time that a read may take. Left out: the `timeout` of all."
     )
+    stalled_after: Duration | None = Field(
+        default=None, description="Time that its requests may stand still. Left out: the `stalled_after` of all."
+    )
     compression: bool = Field(
         default=False,
         description="Ask for gzip: spares the network, costs the upstream time. Never asked of this machine.",
@@ -348,6 +351,11 @@ class Config(Section):
         "left out: 3s for dynamo, 2s for nats.",
     )
     timeout: Duration = Field(default=10.0, description="Time that one read of a target may take in all.")
+    stalled_after: Duration = Field(
+        default=120.0,
+        description="Time after which a target where requests run or wait, and nothing moves, is `llm_target_stalled`. "
+        "Longer than the longest prefill of an upstream that shows nothing while it prefills.",
+    )
     targets: tuple[SerializeAsAny[TargetConfig], ...] = Field(
         default=(), description="What is read. A plain URL is a target that is recognised by what it answers."
     )

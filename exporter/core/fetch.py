@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 JSON_LIMIT = 32 << 20
 """Bytes of a JSON answer at most, and of a line of a stream."""
 
+GLANCE = 1 << 20
+"""Bytes of an answer that is looked at to tell what it is: enough for the metrics of an engine with many ranks."""
+
 
 class Response(Protocol):
     """An answer of either way there: `exporter.core.http` in plain, `exporter.core.https` over TLS."""
@@ -207,6 +210,15 @@ class _Enough(Exception):  # noqa: N818 - no error: the rest of a body is not wa
     """Ends an answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What an endpoint answers, as far as it takes to tell what it is: GLANCE bytes of the body at most."""
+
+    status: int
+    content_type: str
+    start: bytes
+
+
 class Upstream:
     """One target's way to its upstream. `key` gives the bearer token anew for each request, or None.
 
@@ -228,6 +240,7 @@ class Upstream:
         self._key = key
         self._compression = compression
         self._tls = tls
+        self._glances: dict[str, Glance | ReadError] = {}
 
     def at(self, endpoint: str) -> str:
         """The URL of an endpoint: a path beneath the target's URL, or a URL of its own."""
@@ -265,6 +278,25 @@ class Upstream:
         trusted = self._tls() if asked.url.scheme == "https" else None
         async with self._client.ask(asked, {**sent, **headers}, body, trusted) as response:
             yield Answer(asked.shown, response.status, response.content_type, response)
+
+    async def glance(self, endpoint: str) -> Glance:
+        """What the endpoint answers: asked once, and then known, so that each kind of source may look at it.
+
+        Raises ReadError, each time, where it gave no answer.
+        """
+        known = self._glances.get(endpoint)
+        if known is None:
+            shown = _asked(self.at(endpoint), ()).shown
+            self._glances[endpoint] = ReadError("timeout", f"{shown} gives no answer")  # if what waits for it gives up
+            try:
+                async with self.get(endpoint) as answer:
+                    known = Glance(answer.status, answer.content_type, await answer.start(GLANCE))
+            except ReadError as error:
+                known = error
+            self._glances[endpoint] = known
+        if isinstance(known, ReadError):
+            raise ReadError(known.reason, str(known))
+        return known
 
     async def status(self, endpoint: str) -> int:
         """The status of an endpoint; the body is read and thrown away. Raises ReadError."""

@@ -27,6 +27,7 @@ class Ledger:
         self.inputs: list[int] = []
         self.slots: dict[Place, Slot] = {}
         self.changed = False  # a slot has got its first input, or lost its last
+        self.opened = 0  # moves where slots come or go
         self._free: list[int] = []
         self.clear()
 
@@ -37,12 +38,14 @@ class Ledger:
         self.slots.clear()
         self._free.clear()
         self.changed = True
+        self.opened += 1
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def open(self, place: Place, rule: Rule | None, scale: float) -> Slot:
         """A new slot, with nothing in it."""
+        self.opened += 1
         number = self._free.pop() if self._free else len(self.amounts)
         if number == len(self.amounts):
             self.amounts.append(0.0)
@@ -52,6 +55,7 @@ class Ledger:
 
     def close(self, places: Iterable[Place]) -> None:
         """These slots are no more; their numbers will be used again."""
+        self.opened += 1
         for place in places:
             number = self.slots.pop(place).number
             self.amounts[number] = 0.0

@@ -7,21 +7,28 @@ here needs to be fast.
 
 An upstream name that begins with `*` stands for all that end in what follows (`*_requests_total`), for upstreams whose
 prefix their users choose. A name that is written out wins over endings, a longer ending over a shorter one, and names
-under `not:` are matched by none.
+under `not:` are matched by none. A name with a `:` stands for the one with `_` in its place, too, and under `prefixes:`
+a map says with what else its names may begin: each spelling is an alternative of its own.
+
+A map may `include:` other sources' maps: their rules stand before its own, with their layer. Where several rules tell
+the same series of a gauge, the first of them that is there is shown.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from exporter.catalogue import COMMON, rules_of
+from exporter.core import form
+from exporter.core.form import MapError, Path
 from exporter.core.types import Family, Kind
 
 Merge = Literal["sum", "max", "min", "none"]
+Progress = Literal["running", "end", "none"]
 Labels = Mapping[str, str]
 
 KEPT_VALUES = 20
@@ -31,16 +38,21 @@ TABLE_LENGTH = 10_000
 """Entries of a table at most."""
 
 _HISTOGRAM = ("_bucket", "_count", "_sum")
-_MAP_KEYS = {"identity", "layer", "absent", "copies", "drop", "not", "tables", "families", "internal"}
-_RULE_KEYS = {
-    "from", "labels", "constant", "scale", "merge", "copies", "only", "drop", "when", "type", "declared", "lazy",
-}  # fmt: skip
-_IDENTITY_KEYS = {"name", "label"}
-_UPSTREAM_TYPES = frozenset(get_args(Kind))
+_PATH = re.compile(r"/|\.{1,2}/|~|[a-zA-Z]:[\\/]|[a-z0-9]+://")
+_CACHED = re.compile(r"[\\/]models--([^\\/]+?)--([^\\/]+)")
+
+__all__ = ["KEPT_VALUES", "TABLE_LENGTH", "Labels", "MapError", "Pick", "Rule", "SourceMap", "Table", "Way", "alias"]
 
 
-class MapError(Exception):
-    """A map that cannot be right. The message names the source, the family and what to write."""
+def alias(model: str) -> str:
+    """What a model is called that an engine was given as a path: the path's last part, so that no path is a label.
+
+    Of a snapshot in the cache of Hugging Face's hub it is the owner and the name.
+    """
+    if not _PATH.match(model):
+        return model
+    cached = _CACHED.search(model)
+    return f"{cached[1]}/{cached[2]}" if cached else re.split(r"[\\/]", model.rstrip("\\/"))[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +71,9 @@ class Condition:
 class Pick:
     """Where one label of ours comes from.
 
-    The first of the upstream labels `names` that is present (`hexadecimal`: where it is a decimal number, made so); or
-    the value of the first of `cases` that holds; or, with `table`, what the table knows of the upstream label `key`,
-    and `names` only where it knows nothing.
+    The first of the upstream labels `names` that is present (`hexadecimal`: where it is a decimal number, made so;
+    `served`: the name of a model, and of a path its `alias`); or the value of the first of `cases` that holds; or, with
+    `table`, what the table knows of the upstream label `key`, and `names` only where it knows nothing.
     """
 
     names: tuple[str, ...] = ()
@@ -70,21 +82,28 @@ class Pick:
     table: str | None = None
     key: str = ""
     hexadecimal: bool = False
+    served: bool = False
 
     def named(self, labels: Labels) -> str | None:
         """The value of the first of `names` that is present."""
         value = next((labels[name] for name in self.names if name in labels), None)
         if value is not None and self.hexadecimal and re.fullmatch("[0-9]{1,20}", value):
             return f"{int(value):x}"
-        return value
+        return alias(value) if value is not None and self.served else value
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One way in which a family is fed. `key` names it in the state file; `declared` are the TYPEs of its upstream.
 
+    `part` is what of a summary it feeds, `_sum` or `_count`, and empty where the family is none; `origin` is the source
+    whose map was included, and empty where the rule is the map's own.
+
     `lazy` says that the upstream does not show the counter until it has counted; if not, one that it does not show is
     one that it cannot tell, and no 0.
+
+    `progress` says when the upstream moves it: while a request runs, at the end of one that was served, or also where
+    nothing gets on (a request arrives, a client gives up).
     """
 
     key: str
@@ -100,6 +119,13 @@ class Rule:
     when: frozenset[str]
     declared: frozenset[str]
     lazy: bool
+    progress: Progress
+    part: str
+    origin: str = ""
+
+    def sample(self, alternative: int, suffix: str) -> str:
+        """The upstream's name of the samples that feed this part of the family."""
+        return self.sources[alternative] + ("" if self.part else suffix)
 
     def boundary(self, le: str) -> float:
         """A bucket's boundary in our unit. Raises ValueError where it is not a number."""
@@ -148,6 +174,8 @@ def _pick(given: Any) -> Pick:
         return Pick(names=_listed(given))
     if "hex" in given:
         return Pick(names=_listed(given["hex"]), hexadecimal=True)
+    if "served" in given:
+        return Pick(names=_listed(given["served"]), served=True)
     if "lookup" in given:
         return Pick(names=_listed(given.get("else", [])), table=given["lookup"], key=given["by"])
     cases = tuple(
@@ -158,26 +186,42 @@ def _pick(given: Any) -> Pick:
 
 
 class SourceMap:
-    """A source's whole map. `what` names it in errors; `families` is the catalogue it is checked against."""
+    """A source's whole map. `what` names it in errors; `families` is the catalogue it is checked against.
 
-    def __init__(self, what: str, given: Mapping[str, Any], families: Mapping[str, Family]) -> None:
-        self._what = what
-        self._refuse_unknown("the map", given, _MAP_KEYS)
+    `others` are the maps that it may include, by their source, as written.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        given: Mapping[str, Any],
+        families: Mapping[str, Family],
+        others: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        try:
+            form.check(given, ())
+            self._build(given, families, others or {})
+        except MapError as error:
+            raise MapError(error.text, error.path, what) from None
+
+    def _build(
+        self, given: Mapping[str, Any], families: Mapping[str, Family], others: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         identity = given.get("identity")
         if not isinstance(identity, dict):
             identity = {"name": identity, "label": None}
-        elif set(identity) != _IDENTITY_KEYS:
-            raise MapError(f"{what}: identity: {sorted(identity)} (write a name, or {sorted(_IDENTITY_KEYS)})")
         self.identity: str | None = identity["name"]
         self.identity_label: str | None = identity["label"]
         self.layer: str | None = given.get("layer")
+        self.experimental = bool(given.get("experimental"))
         self._absent = frozenset("" if value is None else str(value) for value in given.get("absent", ("",)))
         self.copies = frozenset(given.get("copies", ()))
         self._drop = _conditions(given.get("drop", ()))
+        self._prefixes: Mapping[str, list[str]] = given.get("prefixes", {})
         self.tables = {
             name: Table(table["key"], _listed(table["value"])) for name, table in given.get("tables", {}).items()
         }
-        self.rules = tuple(self._rules(given, families))
+        self.rules = (*self._included(given, families, others), *self._rules(given, families))
         self._not = _listed(given.get("not", []))
         self._by_sample: dict[str, list[Way]] = {}
         self._by_ending: dict[str, list[Way]] = {}
@@ -189,57 +233,78 @@ class SourceMap:
                 for suffix in suffixes:
                     fed = named.setdefault(source.removeprefix("*") + suffix, [])
                     if fed and (fed[0][0].family.kind == "gauge") != (rule.family.kind == "gauge"):
-                        raise MapError(f"{what}: {source} is mapped both as a counter and as a gauge")
-                    fed.append((rule, index, suffix))
+                        path: Path = ("families", rule.family.name, "from")
+                        raise MapError(f"{source} is mapped both as a counter and as a gauge", path)
+                    fed.append((rule, index, rule.part or suffix))
 
-    def _refuse_unknown(self, where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
-        if unknown := set(given) - set(known):
-            raise MapError(f"{self._what}: {where}: unknown {sorted(unknown)} (write one of {sorted(known)})")
+    def _included(
+        self, given: Mapping[str, Any], families: Mapping[str, Family], others: Mapping[str, Mapping[str, Any]]
+    ) -> Iterator[Rule]:
+        for place, kind in enumerate(given.get("include", ())):
+            if kind not in others:
+                raise MapError(f"no map of a source: {kind} (known: {', '.join(sorted(others))})", ("include", place))
+            other = SourceMap(kind, others[kind], families, others)
+            self.tables = {**other.tables, **self.tables}
+            for rule in other.rules:
+                key = rule.key if rule.internal else f"{kind}/{rule.key}"
+                drop = (*self._drop, *rule.drop)
+                yield replace(rule, key=key, sources=self._spelled(rule.sources), drop=drop, origin=kind)
+
+    def _spelled(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names, and behind each what else stands for it."""
+        spelled: dict[str, None] = {}
+        for name in names:
+            every = [name]
+            for prefix, others in self._prefixes.items():
+                if name.startswith(prefix):
+                    every += [other + name.removeprefix(prefix) for other in others]
+            for each in every:
+                spelled |= dict.fromkeys((each, each.replace(":", "_")))
+        return tuple(spelled)
 
     def _rules(self, given: Mapping[str, Any], families: Mapping[str, Family]) -> Iterator[Rule]:
         for name, entry in given["families"].items():
             family = families.get(name)
             if family is None:
-                raise MapError(f"{self._what}: {name} is not in the catalogue (declare it in exporter/catalogue)")
+                where = "see docs/metrics.md; a word of ours is declared in exporter/catalogue"
+                raise MapError(f"{name} is not in the catalogue ({where})", ("families", name))
             for index, rule in enumerate(rules_of(entry)):
-                yield self._rule(f"{name}#{index}" if index else name, family, rule)
+                path: Path = ("families", name, index) if isinstance(entry, list) else ("families", name)
+                yield self._rule(f"{name}#{index}" if index else name, family, rule, path)
         for name, rule in given.get("internal", {}).items():
             labels = tuple(rule.get("labels", {}))
             kind: Kind = rule.get("type", "counter")
-            yield self._rule(name, Family(name, kind, "", (*COMMON, "layer", *labels), order=-1), rule)
+            yield self._rule(
+                name, Family(name, kind, "", (*COMMON, "layer", *labels), order=-1), rule, ("internal", name)
+            )
 
-    def _rule(self, key: str, family: Family, given: Mapping[str, Any]) -> Rule:
-        self._refuse_unknown(key, given, _RULE_KEYS)
-        if not given.get("from"):
-            raise MapError(f"{self._what}: {key}: from: is empty (write the upstream's names, newest first)")
-        if family.kind == "summary":
-            raise MapError(f"{self._what}: {key}: a summary is made by code, not by a map")
-        for name in map(str, given["from"]):
-            if "*" in name and not re.fullmatch(r"\*(_[a-zA-Z0-9]+)+", name):
-                raise MapError(f"{self._what}: {key}: from: {name} (a pattern is * and how names end: *_seconds)")
-        declared = frozenset(_listed(given.get("declared", family.kind)))
-        if odd := declared - _UPSTREAM_TYPES:
-            raise MapError(f"{self._what}: {key}: declared: {sorted(odd)} (write some of {sorted(_UPSTREAM_TYPES)})")
+    def _rule(self, key: str, family: Family, given: Mapping[str, Any], path: Path) -> Rule:
+        if (family.kind == "summary") != ("part" in given):
+            remedy = "write part: sum, or part: count" if family.kind == "summary" else "leave part: out"
+            raise MapError(f"{family.name} is a {family.kind} ({remedy})", path)
         picks = {name: _pick(pick) for name, pick in given.get("labels", {}).items()}
         constant = {name: str(value) for name, value in given.get("constant", {}).items()}
+        for place, names in (("labels", picks), ("constant", constant)):
+            for name in names:
+                if name not in family.labels:
+                    raise MapError(f"{family.name} has no label {name} (it has {family.labels})", (*path, place, name))
         if self.layer and "layer" in family.labels:
             constant.setdefault("layer", self.layer)
-        for name in (*picks, *constant):
-            if name not in family.labels:
-                raise MapError(f"{self._what}: {key}: {family.name} has no label {name} (it has {family.labels})")
         for name, values in family.closed.items():
             if extra := _told(name, picks.items(), constant.items()) - set(values):
-                raise MapError(f"{self._what}: {key}: {name}={sorted(extra)} is not one of {values}")
-        merge = given.get("merge", "none" if family.kind == "gauge" else "sum")
-        if merge not in get_args(Merge) or (family.kind != "gauge" and merge != "sum"):
-            raise MapError(f"{self._what}: {key}: merge: {merge} (write sum, max, min or none; for gauges only)")
-        for pick in picks.values():
+                raise MapError(f"{name}={sorted(extra)} is not one of {values}", (*path, "labels"))
+        merge: Merge = given.get("merge", "none" if family.kind == "gauge" else "sum")
+        if family.kind != "gauge" and merge != "sum":
+            raise MapError("how gauges are merged, and this is none (leave it out; for gauges only)", (*path, "merge"))
+        for name, pick in picks.items():
             if pick.table is not None and pick.table not in self.tables:
-                raise MapError(f"{self._what}: {key}: no table {pick.table} (it has {sorted(self.tables)})")
+                known = sorted(self.tables)
+                raise MapError(f"no table {pick.table} (known: {known})", (*path, "labels", name, "lookup"))
+        part = f"_{given['part']}" if "part" in given else ""
         return Rule(
             key=key,
             family=family,
-            sources=tuple(given["from"]),
+            sources=self._spelled(given["from"]),
             labels=tuple(picks.items()),
             constant=tuple(constant.items()),
             scale=float(given.get("scale", 1.0)),
@@ -248,9 +313,28 @@ class SourceMap:
             only=_conditions(given.get("only", ())),
             drop=(*self._drop, *_conditions(given.get("drop", ()))),
             when=frozenset(given.get("when", ())),
-            declared=declared,
+            declared=frozenset(_listed(given.get("declared", "counter" if part else family.kind))),
             lazy=bool(given.get("lazy", True)),
+            progress=given.get("progress", "end"),
+            part=part,
         )
+
+    @property
+    def internal(self) -> frozenset[str]:
+        """The rules that are for our own code alone, by their keys."""
+        return frozenset(rule.key for rule in self.rules if rule.internal)
+
+    def before(self) -> dict[str, tuple[str, ...]]:
+        """For each rule of a gauge the rules before it that may tell the same series."""
+        found: dict[str, tuple[str, ...]] = {}
+        gauges: dict[Family, list[Rule]] = {}
+        for rule in self.rules:
+            if rule.family.kind == "gauge" and not rule.internal:
+                others = gauges.setdefault(rule.family, [])
+                if alike := tuple(other.key for other in others if other.agrees(dict(rule.constant))):
+                    found[rule.key] = alike
+                others.append(rule)
+        return found
 
     @property
     def sample_names(self) -> tuple[str, ...]:
@@ -314,14 +398,18 @@ class SourceMap:
                 ours[name] = value
         return tuple(sorted(ours.items()))
 
-    def is_lazy(self, family: Family, beside: Mapping[str, str]) -> bool:
+    def is_lazy(self, family: Family, beside: Mapping[str, str], origins: Container[str]) -> bool:
         """Whether a counter that the upstream does not show may be 0 beside these labels."""
-        return any(rule.lazy for rule in self.rules if rule.family is family and rule.agrees(beside))
+        return any(rule.lazy for rule in self._beside(family, beside, origins))
 
-    def tells(self, family: Family, label: str, beside: Mapping[str, str]) -> frozenset[str]:
+    def tells(self, family: Family, label: str, beside: Mapping[str, str], origins: Container[str]) -> frozenset[str]:
         """The values of a closed label that this upstream can tell, beside the other labels of a series."""
-        rules = [rule for rule in self.rules if rule.family is family and rule.agrees(beside)]
+        rules = self._beside(family, beside, origins)
         return frozenset(told for rule in rules for told in _told(label, rule.labels, rule.constant))
+
+    def _beside(self, family: Family, beside: Mapping[str, str], origins: Container[str]) -> list[Rule]:
+        """The rules that can feed a family beside these labels, of the maps that what is beside it comes from."""
+        return [rule for rule in self.rules if rule.family is family and rule.origin in origins and rule.agrees(beside)]
 
 
 def _told(label: str, picks: Iterable[tuple[str, Pick]], constant: Iterable[tuple[str, str]]) -> set[str]:

@@ -171,7 +171,8 @@ class Watch:
 
     def _totals(self, own: Sequence[Sample]) -> Samples:
         """What the totals and insight say now."""
-        more = self._insight.observe(self.totals, own, time.monotonic())  # first: it may move what is shown
+        # first: it may move what is shown
+        more = self._insight.observe(self.totals, own, time.monotonic(), self._wall())
         shown = self.totals.samples(self.health.carried)
         for series, value in more:
             shown.series.append(series)

@@ -175,8 +175,9 @@ class Shown:
                         for name, value in series.labels
                         if name not in child.closed and (name in child.labels or name not in series.family.labels)
                     ]
+                    origins = {"" if slot.rule is None else slot.rule.origin for slot in self._outputs[series].active}
                     for label, values in child.closed.items():
-                        told = self._map.tells(child, label, dict(labels))
+                        told = self._map.tells(child, label, dict(labels), origins)
                         yield from (self._table(child, [*labels, (label, v)]) for v in values if v in told)
-                    if not child.closed and self._map.is_lazy(child, dict(labels)):
+                    if not child.closed and self._map.is_lazy(child, dict(labels), origins):
                         yield self._table(child, labels)

@@ -37,7 +37,12 @@ def written(name: str, labels: Mapping[str, object], value: float) -> bytes:
 @cache
 def source_map(kind: str) -> SourceMap:
     """The map of a source, checked against the catalogue; an empty one where the source has none."""
-    return SourceMap(f"exporter/sources/{kind}/map.yaml", maps().get(kind, {"families": {}}), families())
+    return SourceMap(f"exporter/sources/{kind}/map.yaml", maps().get(kind, {"families": {}}), families(), maps())
+
+
+def own_map(given: Mapping[str, Any]) -> SourceMap:
+    """The map that a user wrote for one target. Raises MapError."""
+    return SourceMap("", given, families(), maps())
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -100,6 +100,9 @@ class Totals:
         self._max_series = max_series
         self._clock = clock
         self._saved = saved
+        self.note = str((saved or {}).get("note", ""))
+        """A short text of the source's own, such as a place to go on from: what it is set to in a read is saved with
+        the totals of that read, and is there again after a restart of the exporter."""
         self._baseline = from_zero and saved is None
         self._owing = False
         self._watched = False  # a whole body has been read
@@ -119,6 +122,7 @@ class Totals:
             rule.key: [] for rule in source_map.rules if rule.internal
         }
         self._gauges: dict[tuple[str, int, Series], GaugeSlot] = {}  # by rule, alternative and series
+        self._before = source_map.before()
         self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
@@ -336,7 +340,7 @@ class Totals:
                 return None
             parts = of_lane
             rules.append((rule, told[0][1].alternative))
-            sources = {self._fed_by(rule.sources[told[0][1].alternative] + suffix) for suffix, _ in of_lane}
+            sources = {self._fed_by(rule.sample(told[0][1].alternative, suffix)) for suffix, _ in of_lane}
             if len(sources) > 1:
                 return None
         if parts is None:
@@ -531,6 +535,7 @@ class Totals:
         head = {
             "identity": self._process.start,
             "kept": self._naming.shown,
+            "note": self.note,
             "forgotten": [*self._forgotten, *gone][-FINGERPRINTS:],
         }
         return saving.Dump(head, saving.slots(self.ledger, self.counters, self.chosen))
@@ -582,6 +587,12 @@ class Totals:
         self.shown.changed |= self.ledger.changed
         self.ledger.changed = False
 
+    def gauges(self, names: Collection[str]) -> Iterator[Sample]:
+        """The values of mapped gauges by family."""
+        for (key, alternative, series), slot in self._gauges.items():
+            if series.family.name in names and alternative == self.chosen[key] and (value := slot.value) is not None:
+                yield series, value
+
     def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
         return {series.own: value for series, value in self.current((name,))}
@@ -594,11 +605,18 @@ class Totals:
         shown = [
             (slot.series, value)
             for (key, alternative, _), slot in self._gauges.items()
-            if not slot.rule.internal and alternative == self.chosen[key] and (value := slot.value) is not None
+            if not slot.rule.internal
+            and alternative == self.chosen[key]
+            and (key not in self._before or self._is_first(key, slot.series))
+            and (value := slot.value) is not None
         ]
         return Samples(
             [*counters.series, *(series for series, _ in shown)], [*counters.values, *(value for _, value in shown)]
         )
+
+    def _is_first(self, key: str, series: Series) -> bool:
+        """Whether no rule before this one tells the same series of a gauge."""
+        return not any((other, self.chosen[other], series) in self._gauges for other in self._before[key])
 
     def _is_shown(self, slot: Slot) -> bool:
         rule = slot.rule

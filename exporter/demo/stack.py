@@ -188,7 +188,7 @@ class Stack:
             *({"source": "http", "name": name, "url": f"{at[name]}/health"} for name in self.services),
             {"source": "host", "name": "this-machine"},
         ]
-        targets = [kinds[target["source"]](**target) for target in written if target["source"] in kinds]
+        targets = [kinds[target["source"]](**target) for target in written]
         return Config(targets=tuple(part for target in targets for part in target.parts()))
 
 

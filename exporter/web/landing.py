@@ -159,6 +159,10 @@ def _ago(then: float | None, now: float) -> str:
 def _target(target: TargetView, now: float) -> str:
     """A target's own rows; what it says about itself and what is missing stand beneath."""
     kind = f"{target.source} {target.version}" if target.version else target.source
+    if target.experimental:
+        kind += " (experimental)"
+    if target.recognised:
+        kind += ", recognised by what it answers"
     url = _PRIVATE.sub("", target.url)  # neither a password nor a key in a query gets here; if one did, it ends here
     figures = (
         _ago(target.last_success, now),

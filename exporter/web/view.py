@@ -18,7 +18,8 @@ class TargetView:
 
     `error` is the last one, '' where there was none; `interval` the one in force and `read_seconds` the last read's,
     both in seconds; `last_success` is Unix time in seconds; `series` counts what the target has on the page;
-    `version` is the upstream's own, where it says one. None means: not yet, or not known.
+    `version` is the upstream's own, where it says one. None means: not yet, or not known. `recognised` says that the
+    source was told by what the target answers, `experimental` that it was made from documentation alone.
     """
 
     name: str
@@ -32,6 +33,8 @@ class TargetView:
     series: int
     version: str | None
     advice: tuple[Advice, ...]
+    recognised: bool = False
+    experimental: bool = False
 
 
 class View(Protocol):

@@ -111,7 +111,8 @@ async def exporter(
 
 async def test_it_finds_a_proxy_that_starts_later_and_shows_it(tmp_path: Path) -> None:
     port = free_port()
-    async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right") as made:
+    redis = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": "1"}
+    async with exporter(tmp_path, LITELLM_HOST=f"127.0.0.1:{port}", LITELLM_API_KEY="sk-right", **redis) as made:
         page = await made.until("llm_exporter_build_info")
         assert 'llm_target_up{source="litellm"' not in page
         assert "nothing listens there" in await made.until("not found|looked", "/")
@@ -121,7 +122,7 @@ async def test_it_finds_a_proxy_that_starts_later_and_shows_it(tmp_path: Path) -
             assert 'llm_spend_usd_total{source="litellm",target="litellm"' in page
         assert await made.until(r'^llm_target_up\{source="litellm",target="litellm"\} 0.0')
     assert await made.stop() == 0
-    assert "not found, will be looked for again" in made.log
+    assert re.search("looks again for what is missing.*litellm.*redis", made.log)
     assert "sk-right" not in made.log
 
 
@@ -262,7 +263,9 @@ async def test_a_target_given_by_its_url_alone_is_down_until_it_is_recognised(tm
     file.write_text(f"targets: ['http://127.0.0.1:{port}']\n")
     async with exporter(tmp_path, "--config", str(file)) as made:
         await made.until(rf'^llm_target_up\{{source="auto",target="127.0.0.1:{port}"\}} 0.0')
-        assert "litellm: 127.0.0.1" in (await made.get("/"))[1]
+        page = (await made.get("/"))[1]
+        assert "nothing listens there" in page
+        assert "(write its source:)" in page
         async with serving(Proxy(), port):
             page = await made.until(rf'^llm_target_up\{{source="litellm",target="127.0.0.1:{port}"\}}', seconds=30)
             assert 'source="auto"' not in page
@@ -347,3 +350,36 @@ async def test_what_a_target_knows_of_is_watched_as_long_as_it_does(tmp_path: Pa
             assert "llm_target_up" not in (await made.get("/metrics"))[1]
     finally:
         await runner.cleanup()
+
+
+ENGINES = Path(__file__).parents[1] / "captures"
+
+
+async def test_model_servers_given_by_their_urls_alone_are_recognised_and_the_page_says_as_what(tmp_path: Path) -> None:
+    bodies = {
+        "/metrics": (ENGINES / "vllm/0.32/load1_metrics.body").read_bytes(),
+        "/v1/metrics": b'# TYPE num_requests_running gauge\nnum_requests_running{model_name="m"} 3\n',
+    }
+    asked: list[str] = []
+
+    def only(*paths: str) -> type[Proxy]:
+        class Engine(Proxy):
+            async def answer(self, request: web.BaseRequest) -> web.Response:
+                asked.append(request.path)
+                known = request.path in paths
+                return web.Response(body=bodies[request.path] if known else b"", status=200 if known else 404)
+
+        return Engine
+
+    file = tmp_path / "llm.yaml"
+    async with serving(only("/metrics")()) as vllm, serving(only("/v1/metrics")()) as nim:
+        file.write_text(f"targets: ['http://127.0.0.1:{vllm}', 'http://127.0.0.1:{nim}']\n")
+        async with exporter(tmp_path, "--config", str(file)) as made:
+            await made.until(rf'^llm_requests_running\{{source="nim",target="127.0.0.1:{nim}",.*model="m"\}} 3.0')
+            page = await made.until(rf'^llm_requests_running\{{source="vllm",target="127.0.0.1:{vllm}",.*\}} 12.0')
+            assert 'source="auto"' not in page
+            shown = (await made.get("/"))[1]
+            assert f"vllm, recognised by what it answers · http://127.0.0.1:{vllm}" in shown
+            assert f"nim (experimental), recognised by what it answers · http://127.0.0.1:{nim}" in shown
+        assert re.search(r"recognised .*source=vllm", made.log)
+    assert "/health" not in asked

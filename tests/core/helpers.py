@@ -37,10 +37,16 @@ MAP_WITH_FAILURES = (
 class Upstream:
     """Totals and their reader, fed with bodies; a clock that stands until it is moved."""
 
-    def __init__(self, saved: dict[str, Any] | None = None, text: str = MAP, **options: Any) -> None:
+    def __init__(
+        self,
+        saved: dict[str, Any] | None = None,
+        text: str = MAP,
+        others: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
         self.time = 0.0
         self.totals = Totals(
-            SourceMap("test", yaml.safe_load(text), families()),
+            SourceMap("test", yaml.safe_load(text), families(), others),
             SeriesTable({"source": "test", "target": "t"}),
             saved=saved,
             clock=lambda: self.time,

@@ -20,21 +20,31 @@ def load(text: str) -> SourceMap:
     ("text", "message"),
     [
         ("families: {llm_nothing: {from: [a]}}", "llm_nothing is not in the catalogue"),
-        ("families: {llm_requests_total: {from: [a], label: {}}}", "unknown ['label']"),
-        ("family: {}\nfamilies: {}", "the map: unknown ['family']"),
+        (
+            "families: {llm_requests_total: {from: [a], label: {}}}",
+            "families.llm_requests_total.label: unknown key label (known: constant, copies,",
+        ),
+        ("family: {}\nfamilies: {}", "family: unknown key family (known: absent, "),
         ("families: {llm_requests_total: {from: [a], labels: {team: team}}}", "has no label team"),
         ("families: {llm_requests_total: {from: [a], merge: max}}", "for gauges only"),
         ("families: {llm_requests_running: {from: [a], merge: mean}}", "merge: mean"),
+        ("families: {llm_requests_total: {from: [a], progress: start}}", "write one of running, end, none"),
         ("families: {llm_request_failures_total: {from: [a], constant: {reason: odd}}}", "['odd'] is not one of"),
         ("families: {llm_requests_total: {from: [a], labels: {model: {lookup: t, by: x}}}}", "no table t"),
-        ("families: {llm_time_per_output_token_mean_seconds: {from: [a]}}", "made by code"),
+        (
+            "families: {llm_time_per_output_token_mean_seconds: {from: [a]}}",
+            "(write part: sum, or part: count)",
+        ),
         ("families: {llm_requests_total: {from: [a]}, llm_requests_running: {from: [a]}}", "both as a counter and"),
         ("families: {llm_requests_total: {from: []}}", "from: is empty"),
         ("families: {llm_requests_total: {from: ['a_*_b']}}", "a_*_b (a pattern is * and how names end"),
         ("families: {llm_requests_total: {from: ['*total']}}", "*total (a pattern is"),
-        ("families: {llm_requests_total: {from: ['*_a'], declared: gage}}", "declared: ['gage']"),
+        (
+            "families: {llm_requests_total: {from: ['*_a'], declared: gage}}",
+            "declared: gage is no word for it",
+        ),
         ("families: {llm_requests_total: {from: ['*_a']}, llm_requests_running: {from: ['*_a']}}", "both as a"),
-        ("identity: {name: a}\nfamilies: {}", "identity: ['name'] (write a name, or ['label', 'name'])"),
+        ("identity: {name: a}\nfamilies: {}", "identity: label: is missing (write label: …)"),
     ],
 )
 def test_a_wrong_map_is_refused_when_it_is_loaded(text: str, message: str) -> None:
@@ -44,7 +54,7 @@ def test_a_wrong_map_is_refused_when_it_is_loaded(text: str, message: str) -> No
 
 def test_the_maps_of_all_sources_are_right() -> None:
     for kind, given in maps().items():
-        assert SourceMap(kind, given, families()).sample_names
+        assert SourceMap(kind, given, families(), maps()).sample_names
 
 
 def test_every_mapped_or_made_family_says_what_it_is_computed_from() -> None:
@@ -225,3 +235,81 @@ def test_without_the_label_falling_counters_tell_another_process() -> None:
     up.read(of(None, 500.0, m=10, n=10, o=10))
     up.read(of(None, 3.0, m=1, n=2, o=11))
     assert up.shown()['llm_requests_total{model="o"}'] == 21.0
+
+
+# -- spellings, maps within maps, gauges of several rules ---------------------------------------------------------
+
+ENGINE = {
+    "layer": "engine",
+    "families": {
+        "llm_requests_running": {"from": ["e:running", "e:active"], "merge": "sum"},
+        "llm_requests_total": {"from": ["e:requests_total"], "labels": {"model": "model"}},
+        "llm_request_failures_total": {
+            "from": ["e:failures_total"],
+            "labels": {"model": "model"},
+            "constant": {"reason": "timeout"},
+        },
+    },
+}
+WITHIN = """
+include: [engine]
+layer: frontend
+families:
+  llm_requests_running: {from: [own_running], constant: {layer: engine}, merge: sum}
+  llm_requests_total: {from: [own_requests_total], labels: {model: model}}
+"""
+
+
+def within(body: str, text: str = WITHIN) -> dict[str, float]:
+    up = Upstream(text=text, others={"engine": ENGINE})
+    up.read(body)
+    return {name.replace('{source="test",target="t",', "{"): value for name, value in up.shown().items()}
+
+
+@pytest.mark.parametrize("name", ["e:running", "e_running", "e_active"])
+def test_a_colon_and_an_underscore_are_alike(name: str) -> None:
+    assert within(f"{name} 3\n") == {'llm_requests_running{layer="engine"}': 3.0}
+
+
+def test_of_several_spellings_the_first_is_taken_and_never_the_sum() -> None:
+    assert within("e_active 3\ne:active 4\ne_running 5\n") == {'llm_requests_running{layer="engine"}': 5.0}
+
+
+def test_names_may_begin_with_something_else() -> None:
+    text = 'include: [engine]\nprefixes: {"e:": [other_, ""]}\nfamilies: {}\n'
+    for name in ("e:running", "other_running", "running"):
+        assert within(f"{name} 3\n", text) == {'llm_requests_running{layer="engine"}': 3.0}
+    assert within("my_running 3\n", text) == {}
+
+
+def test_rules_of_an_included_map_have_its_layer_and_stand_beside_the_map_s_own() -> None:
+    assert within('e:requests_total{model="m"} 3\nown_requests_total{model="m"} 4\n') == {
+        'llm_requests_total{layer="engine",model="m"}': 3.0,
+        'llm_request_failures_total{layer="engine",model="m",reason="timeout"}': 0.0,
+        'llm_requests_total{layer="frontend",model="m"}': 4.0,
+    }
+
+
+def test_of_a_gauge_that_several_rules_tell_the_first_is_shown() -> None:
+    assert within("own_running 7\n") == {'llm_requests_running{layer="engine"}': 7.0}
+    assert within("own_running 7\ne:running 3\n") == {'llm_requests_running{layer="engine"}': 3.0}
+
+
+def test_what_is_included_must_be_there() -> None:
+    with pytest.raises(MapError, match=r"include\.0: no map of a source: other \(known: engine\)"):
+        within("", "include: [other]\nfamilies: {}\n")
+
+
+def test_a_summary_is_fed_by_the_part() -> None:
+    text = """
+layer: engine
+families:
+  llm_request_duration_mean_seconds:
+    - {from: [us_total], part: sum, scale: 0.000001}
+    - {from: [requests_total], part: count}
+"""
+    up = Upstream(text=text)
+    up.read("us_total 1500000\nrequests_total 3\n")
+    up.read("us_total 2500000\nrequests_total 4\n")
+    name = 'llm_request_duration_mean_seconds_{}{{source="test",target="t",layer="engine"}}'
+    assert up.shown() == {name.format("count"): 4.0, name.format("sum"): 2.5}

@@ -238,4 +238,4 @@ async def test_a_proxy_without_its_prometheus_callback_says_what_to_switch_on(
     with stack.running(server, exporter):
         page = exporter.text("/")
         assert re.search(r"callbacks: \[prometheus\]", page), page
-        assert exporter.sum("llm_target_up") == 0.0
+        assert exporter.sum("llm_target_up", target="litellm") == 0.0

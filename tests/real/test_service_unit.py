@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import stack
+from namespace import Systemd, booted
 from stack import Exporter
-from systemd import Systemd, booted
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy" / "systemd"
@@ -193,6 +193,27 @@ def test_it_takes_the_socket_that_systemd_gives_it(systemd: Systemd) -> None:
         systemd.systemctl("restart", UNIT)
         assert "llm_probe_up" in scraped.text("/metrics")
         systemd.systemctl("stop", "llm-exporter.socket")
+
+
+def test_confined_it_reads_units_and_the_journal(systemd: Systemd) -> None:
+    port = stack.free_port()
+    systemd.write(vllm="Type=exec\nExecStart=/bin/sh -c 'while sleep 0.2; do echo one; done'")
+    systemd.systemctl("start", "vllm")
+    targets = f"targets: [{{source: systemd, units: [vllm, {UNIT}]}}, {{source: journal, units: [vllm]}}]\n"
+    with installed(systemd, port, f"interval: 500ms\n{targets}") as exporter:
+        systemd.systemctl("start", UNIT)
+        until(systemd, 10, lambda: exporter.sum("llm_unit_state", state="active") == 2.0)
+        until(systemd, 10, lambda: exporter.sum("llm_log_entries_total", unit="vllm.service", priority="info") > 5.0)
+        assert "may not read" not in exporter.text("/")
+        memory = exporter.sum("llm_unit_memory_bytes", unit=UNIT)
+        assert 1e7 < memory < 256e6, "what it costs itself is told as any unit's"
+    with installed(
+        systemd, port, f"interval: 500ms\n{targets}", "User=nobody", "Group=nogroup", "SupplementaryGroups="
+    ):
+        systemd.systemctl("start", UNIT)
+        until(systemd, 10, lambda: exporter.sum("llm_unit_state", state="active") == 2.0)
+        assert "usermod -aG systemd-journal" in exporter.text("/"), "what is missing is said"
+    systemd.systemctl("stop", "vllm")
 
 
 def test_it_is_confined_to_an_exposure_of_two_at_most(systemd: Systemd) -> None:

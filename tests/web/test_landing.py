@@ -55,6 +55,11 @@ def test_each_target_stands_with_its_state_figures_and_last_success() -> None:
     assert "never" in text
 
 
+def test_what_was_recognised_and_what_is_experimental_is_said() -> None:
+    text = Elements(shown(replace(UP, source="nim", version=None, recognised=True, experimental=True))).text
+    assert "nim (experimental), recognised by what it answers · http://127.0.0.1:4000" in text
+
+
 def test_an_error_is_the_present_one_of_a_target_that_is_down_and_the_last_one_of_one_that_is_up() -> None:
     down = replace(UP, state="down", error="connect: nothing listens")
     assert "Error: connect: nothing listens" in Elements(shown(down)).text

@@ -19,8 +19,6 @@ USUAL = ("http://127.0.0.1:9400", "http://127.0.0.1:9401")
 """Where a dcgm-exporter is on this machine: its own port, and the next where that is taken, as by this exporter."""
 
 METRICS = "/metrics"
-START = 1 << 16
-"""Bytes of an answer that tell what it is."""
 
 COUNTERS: dict[str, tuple[str, Labels]] = {
     "energy": ("llm_gpu_energy_joules_total", ()),
@@ -91,11 +89,10 @@ async def is_dcgm(upstream: Upstream) -> bool:
 
     An exporter of ours is known by its first page: to ask it for its metrics would count as a scrape.
     """
-    async with upstream.get("/") as answer:
-        if b"llm-exporter" in await answer.start(START):
-            return False
-    async with upstream.get(METRICS) as answer:
-        return answer.status == 200 and b"\nDCGM_FI_" in b"\n" + await answer.start(START)
+    if b"llm-exporter" in (await upstream.glance("/")).start:
+        return False
+    metrics = await upstream.glance(METRICS)
+    return metrics.status == 200 and b"\nDCGM_FI_" in b"\n" + metrics.start
 
 
 SOURCE = Dcgm

@@ -16,8 +16,9 @@ from exporter.config.values import AbsolutePath, Duration, Url
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result
 from exporter.sources.dynamo.discovery import Discovery
-from exporter.sources.dynamo.endpoint import HEALTH, Endpoint
+from exporter.sources.dynamo.endpoint import HEALTH, METRICS, Endpoint
 from exporter.sources.dynamo.registry import PREFIXES
+from exporter.sources.engine import exposes, names, speakers
 from exporter.sources.etcd.gateway import Gateway
 
 FRONTEND_PORT = "8000"
@@ -90,6 +91,7 @@ class Dynamo:
     """Reads one port of a deployment, or its registry."""
 
     kind: ClassVar[str] = "dynamo"
+    speaks: ClassVar[tuple[str, ...]] = ("dynamo_", "nv_llm_http_service_")
     Config: ClassVar[type[TargetConfig]] = Deployment
 
     def __init__(self, config: Deployment, context: Context) -> None:
@@ -116,6 +118,10 @@ class Dynamo:
             members = [upstream.elsewhere(url) for url in target.etcd]
             keys, _ = await Gateway(members, target.login).ranges(PREFIXES)
             return bool(keys)
+        metrics = await upstream.glance(METRICS)
+        found = speakers(names(metrics))
+        if not exposes(metrics) or (found and "dynamo" not in found):
+            return False  # and its /health may not be asked: SGLang's runs a generation
         async with upstream.get(HEALTH) as answer:
             if not answer.content_type.startswith(("application/json", "text/plain")):
                 return False

@@ -7,6 +7,7 @@ keeps the secrets it was given first, and a PONG that comes after its PING was g
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import ssl
 import time
@@ -38,6 +39,9 @@ RETRY = 1.0
 """Seconds between a failed attempt and the next."""
 REFUSED = 60.0
 """Seconds between two attempts with a login that was refused; a changed one is tried at once."""
+
+# with tracebacks, what its callbacks say as well, or a PONG that comes when its PING was given up
+logging.getLogger("nats").setLevel(logging.CRITICAL)
 
 State = Literal["connected", "connecting", "reconnecting", "disconnected"]
 Login = dict[str, str]

@@ -2,9 +2,9 @@
 # A real systemd for tests: PID 1 of its own namespace, over a throw-away overlay of "/", with D-Bus, journald, logind and
 # user managers. It starts in about a second.
 #
-#   systemd.sh start DIR [NAME:UID...]   boot; each NAME:UID is created in the overlay and gets a running user manager
-#   systemd.sh exec  DIR COMMAND...      run a command inside, as root
-#   systemd.sh stop  DIR                 power off, then kill; removes its cgroups
+#   namespace.sh start DIR [NAME:UID...]   boot; each NAME:UID is created in the overlay and gets a running user manager
+#   namespace.sh exec  DIR COMMAND...      run a command inside, as root
+#   namespace.sh stop  DIR                 power off, then kill; removes its cgroups
 #
 # In DIR, an absolute path that is the same inside, after the start:
 #   run/dbus/system_bus_socket, run/user/UID/bus   the buses
@@ -82,6 +82,7 @@ _inner)   # PID 1 of the new namespace
   mount -t tmpfs -o mode=1777 tmpfs "$R/tmp"
   mkdir -p "$R$D"; mount --bind "$D" "$R$D"            # same path in and out
   mount --bind "$D/run" "$R/run"
+  mkdir "$R/run/log"; mount -t tmpfs tmpfs "$R/run/log"    # from a disk journald does not remove what it has flushed
   # cgroup file systems, rooted at our sub-cgroup because of the cgroup namespace
   if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     mount -t cgroup2 cgroup2 "$R/sys/fs/cgroup"
