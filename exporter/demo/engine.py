@@ -79,7 +79,9 @@ class Engine:
     def begin(self, book: Book) -> None:
         """Be a new process, whose counters begin at 0."""
         self.book = book
-        self.spent = dict.fromkeys(("prompt", "cached", "output", "decode_seconds"), 0.0)  # as llama.cpp counts
+        self.spent = dict.fromkeys(
+            ("prompt", "cached", "output", "decode_seconds", "iterations"), 0.0
+        )  # as llama.cpp counts
         for name in ("prompt_tokens", "prompt_tokens_cached", "generation_tokens", "num_preemptions"):
             self._count(name, 0)
         for reason in ("stop", "length", "abort", "error"):
@@ -117,8 +119,13 @@ class Engine:
                 slot.end += seconds
             self._gauges()
             return
+        before = self.tokens
         for slot in self.running:
             self._tell(slot, now)
+        if self.running:  # a token for each request in each iteration
+            iterations = max(1, round((self.tokens - before) / len(self.running)))
+            self.book.observe("vllm:iteration_tokens_total", LENGTH, len(self.running), iterations, **self._labels)
+            self.spent["iterations"] += iterations
         for slot in [slot for slot in self.running if slot.call.given_up or slot.end <= now]:
             self.running.remove(slot)
             self._finish(slot)

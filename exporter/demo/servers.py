@@ -175,6 +175,7 @@ class LlamaRouter:
             ("prompt_tokens_cached_total", engine.spent["cached"]),
             ("tokens_predicted_total", engine.spent["output"]),
             ("tokens_predicted_seconds_total", engine.spent["decode_seconds"]),
+            ("n_decode_total", engine.spent["iterations"]),
         ):
             book.add(f"llamacpp:{name}", value)
         book.set("llamacpp:requests_processing", float(len(engine.running)))
