@@ -1,9 +1,11 @@
 """What `llm-exporter bundle` writes, and where it comes from."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import yaml
 from pydantic import SecretStr
 
@@ -17,13 +19,15 @@ SHIPPED = ("compose.yaml", "Dockerfile", "deploy/compose", "grafana/dashboards",
 
 
 @pytest.fixture(autouse=True)
-def nothing_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on the machine of the tests is another one's business."""
+def nothing_runs_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What runs on the machine of the tests is another one's business; and the log is as it was, afterwards."""
 
     async def nothing(_: object) -> list[object]:
         return []
 
     monkeypatch.setattr(bundle, "look", nothing)
+    yield
+    structlog.reset_defaults()
 
 
 def test_it_carries_what_stands_at_the_top_of_the_repository() -> None:
