@@ -1,4 +1,4 @@
-"""The command line: serve (the default), check, read."""
+"""The command line: serve (the default), check, read, bundle, demo."""
 
 from __future__ import annotations
 
@@ -66,7 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("source", choices=sorted(sources()))
     read.add_argument("url", nargs="?", default="", help="where it answers; not for this machine itself")
     read.add_argument("--api-key-file", metavar="FILE", help="file with the key (else LITELLM_API_KEY)")
+
+    bundle = commands.add_parser("bundle", help="write dashboards, rules, alerts, compose.yaml and a configuration")
+    bundle.add_argument("directory", type=Path, metavar="DIR")
+    bundle.add_argument(
+        "--kubernetes", action="store_true", help="ConfigMaps, ServiceMonitor and PrometheusRule instead"
+    )
+
+    demo = commands.add_parser("demo", help="serve a simulated stack: every dashboard alive, with nothing installed")
+    demo.argument_default = argparse.SUPPRESS
+    demo.add_argument("--listen", metavar="[HOST]:PORT", help="address to serve on (default :9400, all addresses)")
+    demo.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
+    demo.add_argument("--speed", type=_speed, default=24.0, metavar="N", help="how fast its day passes (default 24)")
+    demo.add_argument("--seed", type=int, default=1, metavar="N", help="another day for another number (default 1)")
     return parser
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value <= 3600.0:
+        raise argparse.ArgumentTypeError(f"not between 0 and 3600: {text} (24: a day passes in an hour)")
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_check(options.file, offline=options.offline))
         if options.command == "read":
             return asyncio.run(_read(options.source, options.url, options.api_key_file))
+        if options.command == "bundle":
+            return _bundle(options.directory, for_kubernetes=options.kubernetes)
+        if options.command == "demo":
+            return _demo(options)
         return _serve(options)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -106,6 +130,27 @@ def _serve(options: argparse.Namespace) -> int:
     _log_to(config.log_format, config.log_level)
     directory = Path(config.state_directory) if config.state_directory else default_directory(os.environ)
     asyncio.run(App(config, configured, Store(directory)).run())
+    return 0
+
+
+def _bundle(directory: Path, *, for_kubernetes: bool) -> int:
+    from exporter import bundle
+
+    _log_to("text", "error")
+    try:
+        for file in bundle.write(directory, for_kubernetes=for_kubernetes):
+            print(file)
+    except bundle.BundleError as error:
+        print(f"llm-exporter: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from exporter import demo
+
+    _log_to("text", options.log_level or "info")
+    demo.serve(_flags(options), options.seed, options.speed)
     return 0
 
 

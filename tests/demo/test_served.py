@@ -1,0 +1,125 @@
+"""The simulated stack over HTTP, read through the real sources."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
+
+import pytest
+
+from exporter.app import assemble
+from exporter.cli import main
+from exporter.config.model import TargetConfig
+from exporter.core.board import Board
+from exporter.core.fetch import session
+from exporter.core.poll import Watch
+from exporter.core.types import Reading
+from exporter.demo.stack import running
+from exporter.demo.world import MORNING, TROUBLES
+
+SPEED = 300.0
+PATIENCE = 30.0
+
+
+def value(readings: Sequence[Reading], name: str, **labels: str) -> float:
+    """The sum of a family's series that have these labels; -1 where there is none."""
+    found = [
+        value
+        for reading in readings
+        for series, value in reading.samples
+        if series.family.name == name and labels.items() <= dict(series.labels).items()
+    ]
+    return sum(found) if found else -1.0
+
+
+async def test_everything_is_read_by_what_anyone_could_write() -> None:
+    async with running(1, SPEED) as stack, session() as client:
+        config, board = stack.configuration(), Board()
+        found: dict[str, TargetConfig] = {}
+
+        def watch(target: TargetConfig) -> Watch:
+            return assemble(
+                config,
+                target,
+                client,
+                board,
+                None,
+                found=lambda targets: found.update({each.target_name: each for each in targets}),
+            )
+
+        watches = {target.target_name: watch(target) for target in config.targets if target.source != "host"}
+
+        async def read() -> list[Reading]:
+            return list(await asyncio.gather(*(each.read() for each in watches.values())))
+
+        await read()
+        assert len(found) == 3, "the workers' system ports are found in what they registered"
+        watches |= {name: watch(target) for name, target in found.items()}
+        stack.world.advance(stack.world.now + 6.0)  # through half the morning's trouble with a provider
+        await read()
+        stack.world.advance(stack.world.now + 6.0)
+        readings = await read()
+        assert {reading.target: reading.error for reading in readings if not reading.ok} == {}
+        assert value(readings, "llm_requests_running", layer="gateway") > 0
+        assert value(readings, "llm_deployment_failures_total", reason="unavailable") >= 0
+        assert value(readings, "llm_nats_connection_state", state="connected") == 1
+        assert value(readings, "llm_redis_up") == 1
+        assert value(readings, "llm_gpu_up") == 8
+        assert value(readings, "llm_dynamo_endpoint_instances", dynamo_component="backend") == 2
+        assert value(readings, "llm_dynamo_model_ready") == 1
+        assert value(readings, "llm_etcd_leases") == 3
+        assert value(readings, "llm_probe_up", probe="http") == 2
+        assert all(each.health.dropped.get("type", 0) == 0 for each in watches.values())
+
+        stack.world.advance((TROUBLES["worker"][0] + 0.2 - MORNING) * 3600.0 / SPEED)
+        until = time.monotonic() + PATIENCE
+        while value(await read(), "llm_dynamo_instance_state", state="suspect") != 1:
+            assert time.monotonic() < until, "a killed worker that etcd still remembers is suspect"
+            await asyncio.sleep(0.2)
+        stack.world.advance((TROUBLES["worker"][1] - 0.2 - MORNING) * 3600.0 / SPEED)
+        assert value(await read(), "llm_dynamo_endpoint_instances", dynamo_component="backend") == 1
+
+        stack.world.advance((TROUBLES["service"][0] + 0.2 - MORNING) * 3600.0 / SPEED)
+        assert value(await read(), "llm_probe_up", probe="http") == 1
+        stack.world.advance((TROUBLES["cache"][0] + 0.2 - MORNING) * 3600.0 / SPEED)
+        assert value(await read(), "llm_redis_up") == 0
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def test_one_command_serves_all_of_it_and_ends_when_asked(port: int) -> None:
+    command = [sys.executable, "-m", "exporter", "demo", "--listen", f"127.0.0.1:{port}", "--seed", "7"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": "/nowhere"})
+    try:
+        until = time.monotonic() + PATIENCE
+        page = ""
+        while 'llm_target_up{source="litellm",target="litellm"} 1.0' not in page:
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.2)
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                page = answer.read().decode()
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "3601", "nan", "fast"])
+def test_a_speed_that_cannot_be_is_refused(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--speed", speed])
+    assert ended.value.code == 2
+    assert "--speed" in capsys.readouterr().err
