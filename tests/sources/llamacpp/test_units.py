@@ -262,7 +262,7 @@ def test_waking_is_no_load_and_falling_asleep_no_unload() -> None:
     [
         ("qwen", "/models/qwen.gguf", "qwen"),
         ("models/tiny-a.gguf", "models/tiny-a.gguf", "tiny-a"),
-        ("ggml-org/gemma-3-4b-it-GGUF:Q4_K_M", "/root/.cache/gemma.gguf", "ggml-org/gemma-3-4b-it-GGUF:Q4_K_M"),
+        ("ggml-org/gemma-3-4b-it-GGUF:Q4_K_M", "/home/ann/.cache/gemma.gguf", "ggml-org/gemma-3-4b-it-GGUF:Q4_K_M"),
         ("/models/blob", "/models/blob", "blob"),
         ("", "C:\\models\\Tiny.GGUF", "Tiny"),
         (None, None, ""),
