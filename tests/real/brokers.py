@@ -137,7 +137,7 @@ class Watched:
                 return time.monotonic() - began
             await asyncio.sleep(0.05)
         shown = {name: value for name, value in self.pages[-1][1].items() if "bucket" not in name[0]}
-        raise AssertionError(f"not within {seconds} s: {what}\n{shown}\n{self.exporter.tail()}")
+        raise AssertionError(f"not within {seconds} s: {what}\n{str(shown)[:8000]}\n{self.exporter.tail()}")
 
     async def until_value(self, seconds: float, name: str, value: float | None, **labels: str) -> float:
         """Wait until the only sample that has these labels has this value; None: until there is none."""

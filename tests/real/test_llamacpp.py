@@ -95,8 +95,10 @@ async def test_a_router_at_its_limit_is_read_and_nothing_is_loaded_evicted_woken
     first, second, third = Usage(), Usage(), Usage()
     async with watched(tmp_path, target(router.port, interval="1s")) as exporter:
         await exporter.until_value(10, "llm_models", 3.0, state="unloaded")
-        await router.complete(first, 2, model="tiny-a")
-        await router.complete(second, 3, model="tiny-b")
+        # one request alone loads a model: while several do, the router counts it more than once and evicts another
+        for usage, name, count in ((first, "tiny-a", 1), (second, "tiny-b", 2)):
+            await router.complete(usage, 1, model=name)
+            await router.complete(usage, count, model=name)
         await counted(exporter, first, "tiny-a")
         await counted(exporter, second, "tiny-b")
         assert exporter.value("llm_models", state="loaded") == 2.0

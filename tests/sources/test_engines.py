@@ -240,7 +240,10 @@ async def test_the_list_of_models_tells_their_lengths_and_which_adapter_belongs_
         ("~/models/llama-8b", "llama-8b"),
         ("C:\\\\models\\\\llama-8b", "llama-8b"),
         ("s3://bucket/llama-8b", "llama-8b"),
-        ("/home/ann/.cache/huggingface/hub/models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f2", "meta-llama/Llama-3.1-8B"),
+        (
+            "/home/ann/.cache/huggingface/hub/models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f2",
+            "meta-llama/Llama-3.1-8B",
+        ),
         ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
         ("team/llm/prod", "team/llm/prod"),
     ],
