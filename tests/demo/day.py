@@ -41,7 +41,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "cache": {"LLMCacheBackendDown": "litellm"},
 }
 """What must fire while something goes wrong, each with the value that one of its labels has."""
-ALLOWED: dict[str, tuple[str, ...]] = {"engine": ("LLMProviderFailing",)}
+ALLOWED: dict[str, tuple[str, ...]] = {"engine": ("LLMProviderFailing",), "cache": ("LLMTargetDown",)}
 """What else may fire then: it follows from the same trouble."""
 LATE = {"LLMProviderScoreLow", "LLMErrorBudgetBurningFast", "LLMErrorBudgetBurningSlow", "LLMTTFTObjectiveMissed"}
 """What follows from a trouble, and may do so for hours: it looks back further than a day here lasts."""
