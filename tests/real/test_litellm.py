@@ -21,11 +21,13 @@ READ, INSIGHT = 3.0, 17.0
 
 
 async def settled(exporter: Exporter, name: str, value: float, wait: float = READ, **labels: str) -> stack.Page:
-    """The page once the sum has reached the value, and some time later."""
+    """The page once the sum has reached the value, some time later, and two reads: a slow proxy is read seldom."""
     await exporter.until(name, value, 60.0, **labels)
     await asyncio.sleep(wait)
-    await asyncio.to_thread(exporter.page)  # carries as 0 what is new since the page before
-    await asyncio.sleep(1.0)
+    read = "llm_target_last_success_timestamp_seconds"
+    for _ in range(2):  # the page between them carries as 0 what is new since the page before
+        page = await asyncio.to_thread(exporter.page)
+        await exporter.until_above(read, exporter.sum(read, page, target="litellm"), 60.0, target="litellm")
     return await asyncio.to_thread(exporter.page)
 
 
