@@ -2,7 +2,8 @@
 
 The grid's phase comes from a hash of the target's name, so that targets spread over the interval and each keeps its
 place: jitter from read to read would make `rate()` over short windows wrong. A read takes at most a tenth of the
-upstream's time: one that took 4 s is followed by the next after 40 s.
+upstream's time: one that took 4 s is followed by the next after 40 s. One that was given up, after 10 s, is tried again
+after 20 s, then 40, 80, 100: a server that hung for a moment is seen again soon.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Watch:
         self._board = board
         self._store = store
         self._wall = wall
-        self._refusals = 0
+        self._pause = 0.0  # for which the upstream is left alone since it refused, or was silent
         self._saved = 0.0
         self._dirty = False
         self._told = Samples()  # of the totals and of insight, in the last read
@@ -136,14 +137,9 @@ class Watch:
             self._told = Samples()
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
-        # who refuses a key is asked more rarely, unless a part of it could be read
-        self._refusals = self._refusals + 1 if reading.reason == "auth" and not whole else 0
         # what the loop worked meanwhile, for whatever target, is no time of the upstream's
         took = reading.seconds - (time.thread_time() - worked) if took is None else took
-        self.health.interval = interval_in_force(self._configured, took)
-        if self._refusals:
-            wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])
-            self.health.interval = max(self.health.interval, wait)
+        self.health.interval = self._interval_after(None if whole else reading.reason, took)
         self.health.samples = self.reader.samples
         self.health.dropped = self.totals.dropped
         self._publish(reading)
@@ -151,6 +147,18 @@ class Watch:
             for _ in self._saving():
                 await asyncio.sleep(0)
         return reading
+
+    def _interval_after(self, reason: str | None, took: float) -> float:
+        """Seconds until the next read, after one that took so many and, with a `reason`, gave nothing."""
+        share = interval_in_force(self._configured, took)
+        if reason == "auth":
+            self._pause = min(max(2 * self._pause, REFUSED[0]), REFUSED[1])
+            return max(share, self._pause)
+        if reason == "timeout":  # it may be back soon, and may not have worked at all: its share is come to in steps
+            self._pause = min(max(2 * self._pause, 2 * took, self._configured), share)
+            return self._pause
+        self._pause = 0.0
+        return share
 
     def _publish(self, reading: Reading) -> None:
         self._log(reading)

@@ -100,11 +100,25 @@ async def test_a_slow_read_is_followed_by_the_next_after_ten_times_as_long() -> 
     assert len(source.reads) == 1
 
 
-async def test_a_hung_upstream_is_given_up_and_costs_no_more_than_its_share() -> None:
-    made, _, health = watch(60.0, interval=0.1, timeout=0.2)
-    reading = await made.read()
-    assert reading.reason == "timeout"
-    assert health.interval >= 2.0
+async def test_a_hung_upstream_is_given_up_and_asked_again_soon_then_ever_more_rarely() -> None:
+    made, _, health = watch(*[60.0] * 5, interval=0.1, timeout=0.2)
+    intervals = []
+    for _ in range(5):
+        assert (await made.read()).reason == "timeout"
+        intervals.append(health.interval)
+    assert intervals[0] >= 2 * 0.2
+    assert intervals[1] == 2 * intervals[0]
+    assert intervals[4] >= 10 * 0.2
+    await made.read()
+    assert health.interval == 0.1
+
+
+@pytest.mark.parametrize("reason", ["auth", "timeout"])
+async def test_weeks_of_failures_do_no_harm(reason: str) -> None:
+    made, _, health = watch(*[ReadError(reason, "no")] * 3000, interval=0.1)
+    for _ in range(3000):
+        assert (await made.read()).reason == reason
+    assert health.interval == (300.0 if reason == "auth" else 0.1)
 
 
 async def test_a_refused_key_is_tried_again_after_a_minute_then_two_then_at_most_five() -> None:
