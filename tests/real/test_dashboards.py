@@ -7,7 +7,8 @@ import pytest
 import stack
 import yaml
 from ask import Answer, ask, asked
-from questions import ROOT, Question, selectors
+from promql import selectors
+from questions import ROOT, Question
 
 ONLY_AT_TIMES = {
     "llm-exporter: Samples left out",
