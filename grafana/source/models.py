@@ -32,8 +32,8 @@ def page() -> Page:
             "Models",
             "The state of each model on each server.",
             "llm_model_state",
-            "target, model",
-            "{{model}} ({{target}})",
+            "instance, target, model",
+            "{{model}} ({{instance}} {{target}})",
             MODEL,
             empty=NONE,
             size=Size(16, 9),
@@ -160,7 +160,7 @@ def _traffic() -> list[Panel]:
         series(
             "Output tokens",
             "Tokens that came out each second.",
-            "short",
+            "cps",
             Query(tokens, name),
             empty="no engine or frontend is read",
             size=Size(6, 8),
@@ -194,7 +194,9 @@ def _memory() -> list[Panel]:
             "Memory by model",
             "Memory that each loaded model takes, on GPUs (vram) and off (ram).",
             "bytes",
-            Query(f"sum by (target, model, device) ({held})", "{{model}} {{device}} ({{target}})"),
+            Query(
+                f"sum by (instance, target, model, device) ({held})", "{{model}} {{device}} ({{instance}} {{target}})"
+            ),
             empty="no server tells what its models take",
             stacked=True,
         ),
@@ -202,7 +204,7 @@ def _memory() -> list[Panel]:
             "GPU memory by server",
             "Memory that the processes of each server of models hold on GPUs, its KV cache included.",
             "bytes",
-            Query(gpu, "{{workload}}"),
+            Query(gpu, "{{instance}} {{workload}}"),
             empty="no GPU is read, or nobody holds its memory",
             stacked=True,
         ),
@@ -211,7 +213,7 @@ def _memory() -> list[Panel]:
             "How long nobody has asked each loaded model for anything; of one that was never asked, since the"
             " exporter watches.",
             "s",
-            Query(_unasked(MODEL), "{{model}} ({{target}})"),
+            Query(_unasked(MODEL), "{{model}} ({{instance}} {{target}})"),
             empty="no server tells, or no model was asked for anything yet",
         ),
     ]

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source import models, providers
 from grafana.source.page import FIRING, Page, choice
-from grafana.source.panels import SAME, THIRD, Column, Panel, Size, number, series, spread, table, timeline
+from grafana.source.panels import SAME, THIRD, Column, Panel, Size, coloured, number, series, spread, table, timeline
 from grafana.source.query import (
     AT,
     Query,
@@ -23,7 +23,7 @@ from grafana.source.query import (
     share,
     total,
 )
-from grafana.source.style import ANY_BAD, BAD, GOOD, PARTS, RATIO_GOOD, WARN
+from grafana.source.style import BAD, GOOD, PARTS, RATIO_GOOD, WARN, severities
 
 GATEWAY, ENGINE = 'layer="gateway"', 'layer="engine"'
 JOB = 'job=~"$job"'  # recordings are over all exporters of a job
@@ -166,12 +166,12 @@ def _frozen() -> tables.Panel:
     """What is frozen."""
     bad = {
         "exporter down": (pick("up"), "== 0", ("job", "instance")),
-        "stalled": (pick("llm_target_stalled"), "== 1", ("target", "model")),
-        "down": (pick("llm_target_up"), "== 0", ("target",)),
-        "unit failed": (pick("llm_unit_state", 'state="failed"'), "== 1", ("unit",)),
-        "service down": (pick("llm_probe_up"), "== 0", ("target", "probe")),
-        "GPU lost": (pick("llm_gpu_up"), "== 0", ("gpu", "uuid")),
-        "out of rotation": (pick("llm_deployment_up", GATEWAY), "== 0", ("target", "deployment")),
+        "stalled": (pick("llm_target_stalled"), "== 1", ("target", "model", "instance")),
+        "down": (pick("llm_target_up"), "== 0", ("target", "instance")),
+        "unit failed": (pick("llm_unit_state", 'state="failed"'), "== 1", ("unit", "instance")),
+        "service down": (pick("llm_probe_up"), "== 0", ("target", "probe", "instance")),
+        "GPU lost": (pick("llm_gpu_up"), "== 0", ("gpu", "instance", "uuid")),
+        "out of rotation": (pick("llm_deployment_up", GATEWAY), "== 0", ("deployment", "target")),
     }
     endpoint = ("dynamo_namespace", "dynamo_component", "dynamo_endpoint")
     bad["suspect"] = (pick("llm_dynamo_instance_state", 'state="suspect"'), "== 1", (*endpoint, "dynamo_instance"))
@@ -188,7 +188,7 @@ def _frozen() -> tables.Panel:
         "Frozen, or gone",
         "What does not move or does not answer now, and for how long where that can be told.",
         {"what": "What", "thing": "Which"},
-        Column("Now", "none", f"count by (what, thing) ({now})", ANY_BAD),
+        Column("", "none", f"count by (what, thing) ({now})"),
         Column("For", "s", f"max by (what, thing) ({ago})"),
         empty="nothing is frozen or gone",
         size=QUARTER,
@@ -207,14 +207,14 @@ def _next() -> tables.Panel:
     requests = pick("llm_rate_limit_remaining", GATEWAY, 'unit="requests"')
     attempts = total(f"{AT}, layer, model, provider", rate("llm_provider_requests_total", GATEWAY))
     left = {
-        "KV cache full": (f"(1 - {pick(*kv)}) / ({_slope(*kv)} > 0)", ("target", "model", "rank")),
+        "KV cache full": (f"(1 - {pick(*kv)}) / ({_slope(*kv)} > 0)", ("target", "model", "rank", "instance")),
         # its window is a minute: what lasts longer is given anew before
         "rate limit": (f"{requests} / on ({AT}, layer, model, provider) ({attempts} > 0) < 60", ("provider", "model")),
     }
     gone = {
         "budget spent": (("llm_budget_remaining_usd", GATEWAY), ("scope", "provider")),
-        "disk full": (("llm_host_filesystem_avail_bytes",), ("target", "mountpoint")),
-        "memory full": (("llm_host_memory_available_bytes",), ("target",)),
+        "disk full": (("llm_host_filesystem_avail_bytes",), ("mountpoint", "instance")),
+        "memory full": (("llm_host_memory_available_bytes",), ("instance",)),
     }
     for what, (rest, labels) in gone.items():
         left[what] = (f"{pick(*rest)} / (-{_slope(*rest)} > 0)", labels)
@@ -287,7 +287,7 @@ def targets(size: Size) -> statetimeline.Panel:
     return timeline(
         "Targets over time",
         "Whether each target was read, and whether it has requests on which nothing moves.",
-        Query(f"{up} + ({stalled} or 0 * {up})", "{{source}} {{target}}"),
+        Query(f"{up} + ({stalled} or 0 * {up})", "{{instance}} {{source}} {{target}}"),
         {"1": "up", "2": "stalled", "0": "down"},
         empty="no exporter is scraped",
         size=size,
@@ -303,4 +303,4 @@ def _alerts() -> tables.Panel:
         Column("Series", "none", firing),
         empty="no alert fires",
         size=Size(10, 9),
-    )
+    ).override_by_name("Severity", coloured(severities()))

@@ -13,7 +13,6 @@ from grafana.source.style import BAD, ESTIMATE, GOOD, LIMIT, WARN
 GATEWAY = 'layer="gateway"'
 P95 = 'stat="p95"'
 MINE = (GATEWAY, 'provider=~"$provider"', 'model=~"$model"')
-EACH = (GATEWAY, 'provider="$provider"', 'model=~"$model"')
 
 
 def page() -> Page:
@@ -183,7 +182,7 @@ def _each() -> list[Panel]:
             "Attempts by model: $provider",
             "Attempts at this provider, retries and fallbacks included.",
             "reqps",
-            Query(total("model", rate("llm_provider_requests_total", *EACH)), "{{model}}"),
+            Query(total("model", rate("llm_provider_requests_total", *MINE)), "{{model}}"),
             empty="no attempt was made",
             size=Size(6, 7),
             stacked=True,
@@ -192,7 +191,7 @@ def _each() -> list[Panel]:
             "Failures by reason: $provider",
             "Attempts at this provider that failed.",
             "reqps",
-            Query(total("reason", rate("llm_provider_failures_total", *EACH)), "{{reason}}"),
+            Query(total("reason", rate("llm_provider_failures_total", *MINE)), "{{reason}}"),
             empty="no attempt was made",
             size=Size(6, 7),
             stacked=True,
@@ -201,7 +200,7 @@ def _each() -> list[Panel]:
             "Latency: $provider",
             "Time this provider took to answer, of attempts that succeeded.",
             "s",
-            *percentiles("llm_upstream_duration_seconds", "source", *EACH),
+            *percentiles("llm_upstream_duration_seconds", "source", *MINE),
             empty="no answer was timed",
             size=Size(6, 7),
         ),
@@ -209,7 +208,7 @@ def _each() -> list[Panel]:
             "TTFT: $provider",
             "Time from a request's arrival at the gateway to the first token from this provider, of streams.",
             "s",
-            *percentiles("llm_time_to_first_token_seconds", "source", *EACH),
+            *percentiles("llm_time_to_first_token_seconds", "source", *MINE),
             empty="no stream was timed",
             size=Size(6, 7),
         ),
