@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
+
 from grafana.source.page import Page, variable
 from grafana.source.panels import Panel, Size, number, series, timeline
 from grafana.source.query import AT, BY, NAME, Query, highest, lowest, mean, percentiles, rate, select, share, total
@@ -249,14 +251,16 @@ def _backend() -> list[Panel]:
         series(
             "Redis: keys found, and evictions",
             "Part of the keys looked up that were there; and keys a second that were thrown out for want of memory.",
-            "none",
+            "percentunit",
             Query(share(found, f"({found} + {lost})"), f"{NAME}, found"),
             Query(
                 total(BY, rate("llm_redis_evictions_total")),
-                f"{NAME}, evicted/s",
+                f"{NAME}, evicted",
                 LIMIT,
             ),
             empty="no Redis is read",
             size=QUARTER,
+        ).override_by_query(
+            "B", [DynamicConfigValue("unit", "cps"), DynamicConfigValue("custom.axisPlacement", "right")]
         ),
     ]

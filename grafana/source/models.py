@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
-from grafana.source.panels import SAME, Column, Panel, Size, number, series, states, table
+from grafana.source.panels import SAME, Column, Panel, Size, by_state, number, series, states, table
 from grafana.source.query import AT, Query, gain, highest, pick, rate, renamed, select, total
 from grafana.source.style import BAD, GOOD, WARN
 
@@ -38,14 +38,17 @@ def page() -> Page:
             empty=NONE,
             size=Size(16, 9),
         ),
-        series(
-            "Models by state",
-            "How many models are in each state.",
-            "none",
-            Query(f"sum by (state) ({pick('llm_models')})", "{{state}}"),
-            empty=NONE,
-            size=Size(8, 9),
-            stacked=True,
+        by_state(
+            series(
+                "Models by state",
+                "How many models are in each state.",
+                "none",
+                Query(f"sum by (state) ({pick('llm_models')})", "{{state}}"),
+                empty=NONE,
+                size=Size(8, 9),
+                stacked=True,
+            ),
+            "llm_models",
         ),
     )
     made.row("Traffic", *_traffic())
@@ -111,13 +114,16 @@ def idle(size: Size, *matchers: str) -> tables.Panel:
 def _now() -> list[Panel]:
     state = pick("llm_models")
     return [
-        number(
-            "Models in each state",
-            "Models that are loaded, loading, asleep, not in memory, or failed.",
-            "none",
-            Query(f"sum by (state) ({state}) > 0", "{{state}}"),
-            empty=NONE,
-            size=Size(12, 4),
+        by_state(
+            number(
+                "Models in each state",
+                "Models that are loaded, loading, asleep, not in memory, or failed.",
+                "none",
+                Query(f"sum by (state) ({state}) > 0", "{{state}}"),
+                empty=NONE,
+                size=Size(12, 4),
+            ),
+            "llm_models",
         ),
         number(
             "Memory held",

@@ -80,7 +80,7 @@ def _served() -> list[Panel]:
             base=BAD,
             steps=RATIO_GOOD,
             links={"Failures by provider": f"/d/llm-providers?{SAME}"},
-        ),
+        ).decimals(2),
         number(
             "Burn of the objectives, 1 h",
             "How many times faster than the objectives (prometheus/rules/objectives.yml) allow do requests fail, or"

@@ -26,7 +26,7 @@ from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models import prometheus as prom_kinds
 
 from grafana.source.query import Query, state
-from grafana.source.style import BUSY, GOOD, Steps, mapped, named, thresholds
+from grafana.source.style import BUSY, GOOD, STATES, Steps, codes, mapped, named, thresholds
 
 Panel = (
     timeseries.Panel
@@ -302,6 +302,15 @@ def coloured(mappings: list[dashboard.ValueMapping]) -> list[dashboard.DynamicCo
         dashboard.DynamicConfigValue("mappings", mappings),
         dashboard.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
     ]
+
+
+def by_state(panel: P, family: str) -> P:
+    """A panel whose series are called as the states of a family, in the colours of those."""
+    for word in codes(family):
+        panel.override_by_name(
+            word, [dashboard.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": STATES[word]})]
+        )
+    return panel
 
 
 def graph(title: str, text: str, nodes: str, edges: str, empty: str, size: Size = HALF) -> nodegraph.Panel:
