@@ -99,8 +99,7 @@ def _response() -> list[Panel]:
         series(
             "Waiting saved",
             "Seconds that clients did not wait, for each second that passes: an estimate, from hits and the mean of"
-            " what"
-            " providers take.",
+            " what providers take.",
             "none",
             Query(total("model", rate("llm_cache_saved_seconds_total", *MINE)), "{{model}}"),
             empty="nothing was answered from a cache",

@@ -49,8 +49,8 @@ def page() -> Page:
         _map(),
         states(
             "Endpoints over time",
-            "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot"
-            " be asked.",
+            "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot be"
+            " asked.",
             "llm_dynamo_endpoint_state",
             ENDPOINT,
             "{{dynamo_namespace}} " + PATH,
@@ -191,9 +191,8 @@ def _traffic() -> list[Panel]:
         ),
         series(
             "Requests and errors: workers",
-            "Requests that the workers of each endpoint took, and their errors in taking and answering them. A"
-            " request that"
-            " goes through a prefill and a decode worker counts with both.",
+            "Requests that the workers of each endpoint took, and their errors in taking and answering them. A request"
+            " that goes through a prefill and a decode worker counts with both.",
             "reqps",
             Query(total(ENDPOINT, requests), PATH),
             Query(total(ENDPOINT, failures), PATH + " errors", BAD),

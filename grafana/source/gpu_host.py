@@ -118,8 +118,8 @@ def _each() -> list[Panel]:
     return [
         series(
             "Busy: GPU $gpu",
-            "Part of the time in which at least one kernel ran, and in which memory was read or written (not how"
-            " full it is).",
+            "Part of the time in which at least one kernel ran, and in which memory was read or written (not how full"
+            " it is).",
             "percentunit",
             Query(highest("", "llm_gpu_utilization_ratio", UUID), "kernels"),
             Query(highest("", "llm_gpu_memory_busy_ratio", UUID), "memory"),

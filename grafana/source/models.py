@@ -21,8 +21,8 @@ def page() -> Page:
     made = Page(
         "llm-models",
         "LLM / Models",
-        "Models that are loaded, loading, asleep or gone; the memory they take, and what is held by those nobody"
-        " asks for.",
+        "Models that are loaded, loading, asleep or gone; the memory they take, and what is held by those nobody asks"
+        " for.",
         variable("model", "Model", "llm_model_state", absent=True),
     )
     made.row("Now", *_now())
@@ -94,10 +94,9 @@ def idle(size: Size, *matchers: str) -> tables.Panel:
     watts = total(AT, renamed(serves, "target", "serves"))
     return table(
         "Which model to unload",
-        "Loaded models, those first that hold the most for the longest without being asked (GiB × hours), where"
-        " their server tells"
-        " what they take. Loads within the time shown say how soon one is wanted back; power is that of the server's"
-        " processes, by their part of the GPU's memory.",
+        "Loaded models, those first that hold the most for the longest without being asked (GiB × hours), where their"
+        " server tells what they take. Loads within the time shown say how soon one is wanted back; power is that of"
+        " the server's processes, by their part of the GPU's memory.",
         {"model": "Model", "target": "Server"},
         Column("GiB × h unasked", "none", f"{held} / 2 ^ 30 * on ({EACH}) {unasked} / 3600", ((1, WARN), (10, BAD))),
         Column("Unasked for", "s", unasked, ((LONG, WARN),)),
@@ -216,8 +215,8 @@ def _memory() -> list[Panel]:
         ),
         series(
             "Unasked for",
-            "How long nobody has asked each loaded model for anything; of one that was never asked, since the"
-            " exporter watches.",
+            "How long nobody has asked each loaded model for anything; of one that was never asked, since the exporter"
+            " watches.",
             "s",
             Query(_unasked(MODEL), "{{model}} ({{instance}} {{target}})"),
             empty="no server tells, or no model was asked for anything yet",

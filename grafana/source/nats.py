@@ -135,8 +135,7 @@ def _load() -> list[Panel]:
         series(
             "Slow consumers and reconnects",
             "Clients that NATS cut off because they did not read fast enough, and times that the exporter's own"
-            " connection was"
-            " lost and came back, within a step.",
+            " connection was lost and came back, within a step.",
             "none",
             Query(
                 total(BY, gain("llm_nats_slow_consumers_total", TARGET)),
@@ -240,8 +239,7 @@ def _etcd() -> list[Panel]:
         series(
             "Disk p99",
             "99 of 100 writes are on the disk within this time. Over 10 ms to the log, or 25 ms to the database, the"
-            " disk is too"
-            " slow for etcd.",
+            " disk is too slow for etcd.",
             "s",
             *(
                 Query(
@@ -255,9 +253,8 @@ def _etcd() -> list[Panel]:
         ),
         series(
             "What goes wrong",
-            "Changes of the leader, writes that the cluster did not consent to, writes slower than 100 ms, and"
-            " leases whose"
-            " holder no longer renewed them, within a step.",
+            "Changes of the leader, writes that the cluster did not consent to, writes slower than 100 ms, and leases"
+            " whose holder no longer renewed them, within a step.",
             "none",
             *(Query(total(BY, gain(family, TARGET)), f"{NAME} {what}") for what, family in failures.items()),
             empty=none,

@@ -84,10 +84,8 @@ def _served() -> list[Panel]:
         number(
             "Burn of the objectives, 1 h",
             "How many times faster than the objectives (prometheus/rules/objectives.yml) allow do requests fail, or"
-            " first tokens"
-            " come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of each"
-            " layer, as the"
-            " alerts see it: the objectives stand in the rules alone.",
+            " first tokens come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of"
+            " each layer, as the alerts see it: the objectives stand in the rules alone.",
             "none",
             Query(f"max by (layer) (layer_model:llm_availability:burn1h{{{JOB}}})", "{{layer}} errors"),
             Query(f"max by (layer) (layer_model:llm_time_to_first_token:burn1h{{{JOB}}})", "{{layer}} TTFT"),
@@ -140,8 +138,7 @@ def _slow() -> list[Panel]:
         series(
             "Slowness: the gateway's view",
             "Where the mean request spends its time: in the gateway itself, in its queue, at the provider. Means,"
-            " because"
-            " they add up; percentiles do not.",
+            " because they add up; percentiles do not.",
             "s",
             *(Query(mean(family, "layer", GATEWAY), part, PARTS[part]) for part, family in parts.items()),
             empty="no gateway, or no requests",
@@ -150,9 +147,8 @@ def _slow() -> list[Panel]:
         ),
         series(
             "Slowness: the engines' view",
-            "Where the mean request spends its time in the engines. The gateway's provider time contains it: it"
-            " stands beside"
-            " that and is never added to it.",
+            "Where the mean request spends its time in the engines. The gateway's provider time contains it: it stands"
+            " beside that and is never added to it.",
             "s",
             *(Query(mean(family, "layer", ENGINE), phase, PARTS[phase]) for phase, family in phases.items()),
             empty="no engine tells of phases",
@@ -222,8 +218,7 @@ def _next() -> tables.Panel:
     return table(
         "Next to fail",
         "How long until a limit, a budget, a disk or a KV cache is used up at the pace of the time range shown; what"
-        " lasts"
-        " longer than a day is left out.",
+        " lasts longer than a day is left out.",
         {"what": "What", "thing": "Which"},
         Column("In", "s", f"bottomk(12, min by (what, thing) ({each}) < 86400)", ((900, WARN), (3600, GOOD)), base=BAD),
         empty="nothing runs out within a day at this pace",
@@ -253,9 +248,8 @@ def _money() -> list[Panel]:
         ),
         number(
             "Caches save an hour",
-            "What the response and the prompt cache save at the pace of now, less what filling the prompt cache"
-            " costs beyond"
-            " the ordinary price, in USD an hour.",
+            "What the response and the prompt cache save at the pace of now, less what filling the prompt cache costs"
+            " beyond the ordinary price, in USD an hour.",
             "currencyUSD",
             Query(f"3600 * ({saved} - ({filling} or 0 * {saved}))", "USD/h"),
             empty="no cache, or no price is known",
@@ -266,9 +260,8 @@ def _money() -> list[Panel]:
         ),
         number(
             "Tokens without a price",
-            "Part of the output tokens that come from models whose price the gateway does not know: what they cost"
-            " is not in"
-            " the spend.",
+            "Part of the output tokens that come from models whose price the gateway does not know: what they cost is"
+            " not in the spend.",
             "percentunit",
             Query(share(f"({total('layer', unknown)} or 0 * {every})", every), "of output tokens"),
             empty="no tokens",

@@ -95,9 +95,8 @@ def deployments(size: Size) -> statetimeline.Panel:
     up = f"{pick('llm_deployment_up', GATEWAY)} * on ({AT}, deployment) group_left (provider, model) {names}"
     return timeline(
         "Deployments",
-        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a"
-        " failure or"
-        " cooldown that no success followed.",
+        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a failure"
+        " or cooldown that no success followed.",
         Query(f"min by (provider, model) ({up})", "{{provider}} {{model}}"),
         {"1": "up", "0": "down"},
         empty="no gateway tells of deployments",
