@@ -5,11 +5,14 @@ from __future__ import annotations
 from grafana.source import overview
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, number, series, table
-from grafana.source.query import OURS, Query, pick, rate, total
-from grafana.source.style import ANY_BAD, BAD, GOOD, WARN
+from grafana.source.query import BY, NAME, Query, highest, pick, rate, select, total
+from grafana.source.style import ANY_BAD, GOOD, WARN
 
 TARGET = 'target=~"$target"'
 NONE = "no exporter is scraped"
+PROCESS = "job, instance, replica, pod"
+REPLICA = "{{instance}} {{replica}} {{pod}}"
+"""Of an exporter's process."""
 
 
 def page() -> Page:
@@ -29,9 +32,9 @@ def page() -> Page:
     return made
 
 
-def _own(name: str) -> str:
-    """What the exporter's process says of itself, in the words that every client library has."""
-    return f"{name}{{{OURS}}} and on (job, instance) {pick('llm_exporter_build_info')}"
+def _own(expr: str) -> str:
+    """Of what every client library or scrape tells, what is of exporters: of each replica by itself."""
+    return f"{expr} and on ({PROCESS}) {select('llm_exporter_build_info')}"
 
 
 def _now() -> list[Panel]:
@@ -57,7 +60,7 @@ def _now() -> list[Panel]:
             "Configuration",
             "Exporters whose configuration was refused when it was last read; the one before is in force.",
             "none",
-            Query(f"sum(1 - {pick('llm_exporter_config_last_reload_successful')})", "refused"),
+            Query(f"sum(1 - {select('llm_exporter_config_last_reload_successful')})", "refused"),
             empty=NONE,
             base=GOOD,
             steps=ANY_BAD,
@@ -66,7 +69,7 @@ def _now() -> list[Panel]:
             "Version",
             "Exporters by their version.",
             "none",
-            Query(f"count by (version) ({pick('llm_exporter_build_info')})", "{{version}}"),
+            Query(f"count by (version) ({select('llm_exporter_build_info')})", "{{version}}"),
             empty=NONE,
         ),
     ]
@@ -74,8 +77,8 @@ def _now() -> list[Panel]:
 
 def _failures() -> list[Panel]:
     failed = total("reason", rate("llm_target_read_failures_total", TARGET))
-    by_target = total("target", rate("llm_target_read_failures_total", TARGET))
-    dropped = total("target, reason", rate("llm_target_series_dropped_total", TARGET))
+    by_target = total(BY, rate("llm_target_read_failures_total", TARGET))
+    dropped = total(f"{BY}, reason", rate("llm_target_series_dropped_total", TARGET))
     return [
         series(
             "Reads that failed, by reason",
@@ -85,37 +88,42 @@ def _failures() -> list[Panel]:
             empty=NONE,
             stacked=True,
         ),
-        series("Reads that failed, by target", "For all reasons.", "ops", Query(by_target, "{{target}}"), empty=NONE),
+        series(
+            "Reads that failed, by target",
+            "For all reasons.",
+            "ops",
+            Query(by_target, NAME),
+            empty=NONE,
+        ),
         series(
             "Samples left out",
             "Samples that no exporter may pass on: duplicates, impossible values, what is over a limit.",
             "ops",
-            Query(f"{dropped} > 0", "{{target}} {{reason}}"),
-            empty="nothing is left out",
+            Query(f"{dropped} > 0 or on () 0 * sum({dropped})", NAME + " {{reason}}"),
+            empty=NONE,
         ),
     ]
 
 
 def _reads() -> list[Panel]:
     def each(family: str) -> str:
-        return f"max by (instance, source, target) ({pick(family, TARGET)})"
+        return highest("instance, source, target", family, TARGET)
 
-    name = "{{target}}"
     took, every = each("llm_target_read_duration_seconds"), each("llm_target_interval_seconds")
     return [
-        series("Time of a read", "Time that the last read of each target took.", "s", Query(took, name), empty=NONE),
+        series("Time of a read", "Time that the last read of each target took.", "s", Query(took, NAME), empty=NONE),
         series(
             "Part of the upstream's time",
             "Time of a read over the time between two. The exporter reads more seldom before this passes a tenth.",
             "percentunit",
-            Query(f"{took} / {every}", name),
+            Query(f"{took} / {every}", NAME),
             empty=NONE,
         ),
         series(
             "Age of the values",
             "Time since the last read that succeeded.",
             "s",
-            Query(f"time() - {each('llm_target_last_success_timestamp_seconds')}", name),
+            Query(f"time() - {each('llm_target_last_success_timestamp_seconds')}", NAME),
             empty=NONE,
         ),
     ]
@@ -123,14 +131,12 @@ def _reads() -> list[Panel]:
 
 def _load() -> list[Panel]:
     quarter = Size(6, 7)
-    cpu = f"rate(process_cpu_seconds_total{{{OURS}}}[$__rate_interval])"
-    built = pick("llm_exporter_build_info")
     return [
         series(
             "CPU",
             "CPUs that each exporter keeps busy.",
             "percentunit",
-            Query(f"{cpu} and on (job, instance) {built}", "{{instance}}"),
+            Query(_own(f"rate({select('process_cpu_seconds_total')}[$__rate_interval])"), REPLICA),
             empty=NONE,
             size=quarter,
         ),
@@ -138,7 +144,7 @@ def _load() -> list[Panel]:
             "Memory",
             "What each exporter has resident.",
             "bytes",
-            Query(_own("process_resident_memory_bytes"), "{{instance}}"),
+            Query(_own(select("process_resident_memory_bytes")), REPLICA),
             empty=NONE,
             size=quarter,
         ),
@@ -146,7 +152,7 @@ def _load() -> list[Panel]:
             "Samples read",
             "Samples in the last answer of each target.",
             "short",
-            Query(f"max by (target) ({pick('llm_target_samples', TARGET)})", "{{target}}"),
+            Query(highest(BY, "llm_target_samples", TARGET), NAME),
             empty=NONE,
             size=quarter,
         ),
@@ -154,7 +160,7 @@ def _load() -> list[Panel]:
             "Time of a scrape",
             "Time that Prometheus takes for the exporter's page.",
             "s",
-            Query(_own("scrape_duration_seconds"), "{{instance}}"),
+            Query(_own(select("scrape_duration_seconds")), REPLICA),
             empty=NONE,
             size=quarter,
         ),
@@ -165,13 +171,13 @@ def _targets() -> Panel:
     by = "instance, source, target"
 
     def now(family: str) -> str:
-        return f"max by ({by}) ({pick(family, TARGET)})"
+        return highest(by, family, TARGET)
 
     return table(
         "What is read",
         "Every target, how it is read and what comes of it.",
         {"target": "Target", "source": "Source", "instance": "Exporter"},
-        Column("Up", "none", now("llm_target_up"), ((1, GOOD),), BAD),
+        Column("Up", "none", now("llm_target_up"), words={"1": "up", "0": "down"}),
         Column("Read took", "s", now("llm_target_read_duration_seconds"), ((1, WARN),)),
         Column("Every", "s", now("llm_target_interval_seconds")),
         Column("Samples", "short", now("llm_target_samples")),

@@ -7,13 +7,12 @@ from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import HALF, SAME, Column, Panel, Size, series, table, timeline
-from grafana.source.query import AT, Query, gain, percentiles, pick, rate, share, total
+from grafana.source.query import AT, Query, gain, highest, lowest, percentiles, pick, rate, share, total
 from grafana.source.style import BAD, ESTIMATE, GOOD, LIMIT, WARN
 
 GATEWAY = 'layer="gateway"'
 P95 = 'stat="p95"'
 MINE = (GATEWAY, 'provider=~"$provider"', 'model=~"$model"')
-EACH = (GATEWAY, 'provider="$provider"', 'model=~"$model"')
 
 
 def page() -> Page:
@@ -67,10 +66,9 @@ def scorecard(size: Size, *matchers: str) -> tables.Panel:
     requests, failures = (rate(f"llm_provider_{what}_total", GATEWAY, *matchers) for what in ("requests", "failures"))
     limited = rate("llm_provider_failures_total", GATEWAY, 'reason="rate_limited"', *matchers)
     latency, ttft = (
-        f"max by ({by}) ({pick(f'llm_provider_window_{what}_seconds', GATEWAY, P95, *matchers)})"
-        for what in ("latency", "ttft")
+        highest(by, f"llm_provider_window_{what}_seconds", GATEWAY, P95, *matchers) for what in ("latency", "ttft")
     )
-    score = f"min by ({by}) ({pick('llm_provider_score', GATEWAY, *matchers)})"
+    score = lowest(by, "llm_provider_score", GATEWAY, *matchers)
     return table(
         "Scorecard",
         "Providers as the gateway meets them. Score (0 to 1), error ratio and percentiles are of the score's window, 15"
@@ -97,9 +95,8 @@ def deployments(size: Size) -> statetimeline.Panel:
     up = f"{pick('llm_deployment_up', GATEWAY)} * on ({AT}, deployment) group_left (provider, model) {names}"
     return timeline(
         "Deployments",
-        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a"
-        " failure or"
-        " cooldown that no success followed.",
+        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a failure"
+        " or cooldown that no success followed.",
         Query(f"min by (provider, model) ({up})", "{{provider}} {{model}}"),
         {"1": "up", "0": "down"},
         empty="no gateway tells of deployments",
@@ -112,7 +109,7 @@ def _score() -> Panel:
         "Score",
         "How well each provider serves, 0 to 1, from errors, latency and TTFT within the window.",
         "none",
-        Query(f"min by (provider) ({pick('llm_provider_score', GATEWAY, MINE[1])})", "{{provider}}"),
+        Query(lowest("provider", "llm_provider_score", GATEWAY, MINE[1]), "{{provider}}"),
         empty="no provider had enough requests for a score",
         size=HALF,
         most=1,
@@ -127,7 +124,7 @@ def _left() -> list[Panel]:
             f"{unit.capitalize()} left in the provider's current window, as its last answer said.",
             "short",
             Query(
-                f"min by (provider, model) ({pick('llm_rate_limit_remaining', *MINE, wanted)})",
+                lowest("provider, model", "llm_rate_limit_remaining", *MINE, wanted),
                 "{{provider}} {{model}}",
             ),
             empty="no provider tells what is left of its limits",
@@ -140,7 +137,7 @@ def _left() -> list[Panel]:
             "Budgets",
             "Money left, by scope; of keys, teams, users and organisations the least that any of them has.",
             "currencyUSD",
-            Query(f"min by (scope, provider) ({pick('llm_budget_remaining_usd', GATEWAY)})", "{{scope}} {{provider}}"),
+            Query(lowest("scope, provider", "llm_budget_remaining_usd", GATEWAY), "{{scope}} {{provider}}"),
             empty="no budget is set",
         ),
     ]
@@ -149,7 +146,7 @@ def _left() -> list[Panel]:
 def _money() -> list[Panel]:
     spend = total("provider", rate("llm_spend_usd_total", *MINE))
     tokens = total("provider", rate("llm_output_tokens_total", *MINE))
-    prices = pick("llm_price_usd_per_token", *MINE, 'kind="output"')
+    price = highest("provider", "llm_price_usd_per_token", *MINE, 'kind="output"')
     return [
         series(
             "Spend an hour",
@@ -165,7 +162,7 @@ def _money() -> list[Panel]:
             " output alone.",
             "currencyUSD",
             Query(f"1e6 * {share(spend, tokens)}", "{{provider}}"),
-            Query(f"1e6 * max by (provider) ({prices})", "{{provider}}, list price", LIMIT),
+            Query(f"1e6 * {price}", "{{provider}}, list price", LIMIT),
             empty="no money is spent, or no price is known",
         ),
         series(
@@ -184,7 +181,7 @@ def _each() -> list[Panel]:
             "Attempts by model: $provider",
             "Attempts at this provider, retries and fallbacks included.",
             "reqps",
-            Query(total("model", rate("llm_provider_requests_total", *EACH)), "{{model}}"),
+            Query(total("model", rate("llm_provider_requests_total", *MINE)), "{{model}}"),
             empty="no attempt was made",
             size=Size(6, 7),
             stacked=True,
@@ -193,7 +190,7 @@ def _each() -> list[Panel]:
             "Failures by reason: $provider",
             "Attempts at this provider that failed.",
             "reqps",
-            Query(total("reason", rate("llm_provider_failures_total", *EACH)), "{{reason}}"),
+            Query(total("reason", rate("llm_provider_failures_total", *MINE)), "{{reason}}"),
             empty="no attempt was made",
             size=Size(6, 7),
             stacked=True,
@@ -202,7 +199,7 @@ def _each() -> list[Panel]:
             "Latency: $provider",
             "Time this provider took to answer, of attempts that succeeded.",
             "s",
-            *percentiles("llm_upstream_duration_seconds", "source", *EACH),
+            *percentiles("llm_upstream_duration_seconds", "source", *MINE),
             empty="no answer was timed",
             size=Size(6, 7),
         ),
@@ -210,7 +207,7 @@ def _each() -> list[Panel]:
             "TTFT: $provider",
             "Time from a request's arrival at the gateway to the first token from this provider, of streams.",
             "s",
-            *percentiles("llm_time_to_first_token_seconds", "source", *EACH),
+            *percentiles("llm_time_to_first_token_seconds", "source", *MINE),
             empty="no stream was timed",
             size=Size(6, 7),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, history, number, series, states, table
-from grafana.source.query import Query, gain, pick, rate, total
+from grafana.source.query import Query, gain, highest, lowest, pick, rate, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, LIMIT, WARN
 
 UNIT, SERVICE = 'unit=~"$unit"', 'target=~"$service"'
@@ -30,7 +30,7 @@ def page() -> Page:
             "The state of each unit; not found: the configuration names it, and it is not there.",
             "llm_unit_state",
             "instance, unit, scope",
-            "{{unit}} ({{scope}})",
+            "{{instance}} {{unit}} ({{scope}})",
             UNIT,
             empty=NO_UNIT,
             size=Size(12, 9),
@@ -38,7 +38,7 @@ def page() -> Page:
         history(
             "Services over time",
             "Whether each health endpoint or service answered as it should, when it was looked at.",
-            Query(f"min by (target, probe) ({pick('llm_probe_up', SERVICE)})", "{{target}} {{probe}}"),
+            Query(lowest("instance, target, probe", "llm_probe_up", SERVICE), "{{instance}} {{target}} {{probe}}"),
             {"1": "up", "0": "down"},
             empty=NO_SERVICE,
             size=Size(12, 9),
@@ -101,20 +101,28 @@ def _failures() -> list[Panel]:
         "Automatic restarts": ("llm_unit_restarts_total", "Restarts by systemd itself (Restart=), within a step."),
     }
     return [
-        series(title, text, "none", Query(total("instance, unit", gain(family, UNIT)), "{{unit}}"), empty=NO_UNIT)
+        series(
+            title,
+            text,
+            "none",
+            Query(total("instance, unit", gain(family, UNIT)), "{{instance}} {{unit}}"),
+            empty=NO_UNIT,
+        )
         for title, (family, text) in counted.items()
     ]
 
 
 def _answers() -> list[Panel]:
-    since = pick("llm_probe_up_since_timestamp_seconds", SERVICE)
-    took = pick("llm_probe_duration_seconds", SERVICE)
+    since = highest("instance, target, probe", "llm_probe_up_since_timestamp_seconds", SERVICE)
     return [
         series(
             "Time to answer",
             "Time that the answer, or the connection, took; a gap where there was none.",
             "s",
-            Query(f"max by (target, probe) ({took})", "{{target}} {{probe}}"),
+            Query(
+                highest("instance, target, probe", "llm_probe_duration_seconds", SERVICE),
+                "{{instance}} {{target}} {{probe}}",
+            ),
             empty=NO_SERVICE,
             size=Size(12, 8),
         ),
@@ -122,7 +130,7 @@ def _answers() -> list[Panel]:
             "Time up",
             "How long each service has been up without a break that the exporter saw.",
             "s",
-            Query(f"time() - max by (target, probe) ({since})", "{{target}} {{probe}}"),
+            Query(f"time() - {since}", "{{instance}} {{target}} {{probe}}"),
             empty="no configured service is up",
             size=Size(12, 8),
         ),
@@ -131,21 +139,21 @@ def _answers() -> list[Panel]:
 
 def _load() -> list[Panel]:
     cpu = total("instance, unit", rate("llm_unit_cpu_seconds_total", UNIT))
-    cpus = f"max by (instance) ({pick('llm_host_cpus')})"
-    memory = f"max by (instance, unit) ({pick('llm_unit_memory_bytes', UNIT)})"
-    installed = f"max by (instance) ({pick('llm_host_memory_total_bytes')})"
+    cpus = highest("instance", "llm_host_cpus")
+    memory = highest("instance, unit", "llm_unit_memory_bytes", UNIT)
+    installed = highest("instance", "llm_host_memory_total_bytes")
     failures = total("instance, unit", gain("llm_unit_failures_total", UNIT, over=SPAN))
 
     def limit(what: str) -> Query:
-        family = pick(f"llm_threshold_{what}", 'source="systemd"')
-        return Query(f"max by (instance, target) ({family})", "{{target}} limit", LIMIT)
+        expr = highest("instance, target", f"llm_threshold_{what}", 'source="systemd"')
+        return Query(expr, "{{instance}} {{target}} limit", LIMIT)
 
     return [
         series(
             "CPU",
             "Part of the machine's CPUs that each unit uses, and the limit that the configuration sets.",
             "percentunit",
-            Query(f"{cpu} / on (instance) group_left () {cpus}", "{{unit}}"),
+            Query(f"{cpu} / on (instance) group_left () {cpus}", "{{instance}} {{unit}}"),
             limit("cpu_ratio"),
             empty="no unit is watched, or the host is not",
         ),
@@ -153,7 +161,7 @@ def _load() -> list[Panel]:
             "Memory",
             "Part of the machine's memory that each unit uses, files that it has cached included, and the limit.",
             "percentunit",
-            Query(f"{memory} / on (instance) group_left () {installed}", "{{unit}}"),
+            Query(f"{memory} / on (instance) group_left () {installed}", "{{instance}} {{unit}}"),
             limit("memory_ratio"),
             empty="no unit is watched, or the host is not",
         ),
@@ -161,7 +169,7 @@ def _load() -> list[Panel]:
             "Failures within the time shown",
             "Starts that ended in failure, and how many are too many.",
             "none",
-            Query(failures, "{{unit}}"),
+            Query(failures, "{{instance}} {{unit}}"),
             limit("restart_failures"),
             empty=NO_UNIT,
         ),
@@ -172,9 +180,9 @@ def _lists() -> list[Panel]:
     by = "instance, unit, scope"
 
     def newest(family: str) -> str:
-        return f"max by ({by}) ({pick(family, UNIT)})"
+        return highest(by, family, UNIT)
 
-    expiry = pick("llm_probe_certificate_expiry_timestamp_seconds", SERVICE)
+    expiry = lowest("instance, target, probe", "llm_probe_certificate_expiry_timestamp_seconds", SERVICE)
     return [
         table(
             "Units",
@@ -193,10 +201,8 @@ def _lists() -> list[Panel]:
         table(
             "Certificates",
             "How long the TLS certificate of each service is still valid.",
-            {"target": "Service", "probe": "Probe"},
-            Column(
-                "Left", "s", f"min by (target, probe) ({expiry}) - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD
-            ),
+            {"target": "Service", "probe": "Probe", "instance": "Exporter"},
+            Column("Left", "s", f"{expiry} - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD),
             empty="no service has a certificate",
             size=Size(8, 9),
             order="Left",
