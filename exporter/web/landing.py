@@ -77,8 +77,9 @@ ul { margin: 0; padding-left: 1.2rem; color: var(--soft); }
   tbody:first-of-type, tbody tr:first-child > * { border-top: 0; }
   tr { display: grid; grid-template-columns: 1.35fr 1.15fr .85fr .95fr; gap: .4rem .5rem; }
   th, td { padding: 0; }
-  tbody th { grid-column: 1 / 4; }
-  tbody th + td { text-align: right; }
+  tbody th, tbody th + td { grid-area: 1 / 1 / 2 / -1; }
+  tbody th { padding-right: 5.5rem; }
+  tbody th + td { justify-self: end; }
   .number { text-align: left; font-size: .9rem; }
   .number::before { display: block; content: attr(data-label); color: var(--soft); font-size: .8rem; }
   .more td { grid-column: 1 / -1; padding-top: .5rem; }
