@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from exporter.catalogue import families
 from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
-from exporter.core.http import unreachable
 from exporter.core.types import Sample, SeriesTable
 
 if TYPE_CHECKING:
@@ -319,4 +318,4 @@ async def greets(server: str) -> bool:
     except TimeoutError:
         raise ReadError("timeout", f"{server}: nobody spoke within {CONNECT} s") from None
     except OSError as error:
-        raise unreachable(place.hostname or "", place.port or 0, error) from None
+        raise ReadError("connect", f"{server}: {error.strerror or error}") from None
