@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
 import structlog
@@ -36,7 +36,8 @@ from exporter.notify import Notifier, given_sockets
 from exporter.sources import sources
 from exporter.text.difference import Difference, Limits
 from exporter.text.negotiate import Format
-from exporter.web.server import TargetView, application, serve
+from exporter.web.server import application, serve
+from exporter.web.view import State, TargetView
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -193,7 +194,8 @@ class App:
 
     def targets(self) -> Sequence[TargetView]:
         known = {name: (target.config, target.watch.health) for name, target in self._targets.items()}
-        return [self._view(config, health) for _, (config, health) in sorted({**known, **self._unrecognised}.items())]
+        views = [self._view(config, health) for config, health in {**known, **self._unrecognised}.values()]
+        return sorted(views, key=lambda view: (get_args(State).index(view.state), view.name))
 
     def looked_for(self) -> Sequence[str]:
         return list(self._missing.values())
@@ -368,7 +370,7 @@ class App:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
         for name, (target, health) in list(self._unrecognised.items()):
-            upstream = self._way_to(target)  # one for all, so that what several look at is asked for once
+            upstream, began = self._way_to(target), time.perf_counter()  # one for all: they ask for the same
             problems = {kind: await self._problem_with(source, upstream, target) for kind, source in sources().items()}
             if self._unrecognised.get(name) != (target, health):
                 continue  # another configuration has come meanwhile
@@ -380,7 +382,8 @@ class App:
                 self._start(sources()[kind].Config(**{**target.model_dump(), "source": kind}), written=target)
                 continue
             error = f"not recognised: {_summed_up(problems, target)}"
-            self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=f"{error} (write its source:)"))
+            error, took = f"{error} (say what it is with `source:`)", time.perf_counter() - began
+            self.board.publish(Reading(name, time.time(), took, reason="content", error=error))
         if not self.config.detect:
             return
         watched = {url for known in self._targets.values() if (url := known.config.url)}

@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from hashlib import sha256
 from html import escape
+from typing import get_args
 
 from exporter.core.types import Advice
-from exporter.web.view import TargetView
+from exporter.web.view import State, TargetView
 
 PATHS: Mapping[str, str] = {
-    "/": "this overview",
+    "/": "the targets, their state and what they lack",
     "/metrics": "what Prometheus scrapes",
     "/-/healthy": "whether the exporter runs",
     "/-/ready": "whether every target has been read once",
@@ -48,6 +50,7 @@ th small, td small { display: block; color: var(--soft); font-size: .85rem; font
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 @media (min-width: 46.01rem) { .number { white-space: nowrap; } }
 .state { display: inline-block; padding: 0 .65rem; border-radius: 1rem; font-size: .85rem; font-weight: 600; }
+.state, time { white-space: nowrap; }
 .up { color: var(--up); background: var(--up-back); }
 .down { color: var(--down); background: var(--down-back); }
 .waiting { color: var(--waiting); background: var(--waiting-back); }
@@ -69,13 +72,17 @@ ul { margin: 0; padding-left: 1.2rem; color: var(--soft); }
 .empty { padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 0; }
 @media (max-width: 46rem) {
   thead { display: none; }
-  table, tbody, tr, th, td { display: block; }
-  tbody { padding: .6rem 0; border-top: 1px solid var(--line); }
+  table, tbody, th, td { display: block; }
+  tbody { padding: .75rem .9rem; border-top: 1px solid var(--line); }
   tbody:first-of-type, tbody tr:first-child > * { border-top: 0; }
-  th, td { padding: .1rem .9rem; }
-  td[data-label] { display: flex; justify-content: space-between; gap: 1rem; }
-  td[data-label]::before { content: attr(data-label); color: var(--soft); }
-  .more td { padding-top: .4rem; }
+  tr { display: grid; grid-template-columns: 1.35fr 1.15fr .85fr .95fr; gap: .4rem .5rem; }
+  th, td { padding: 0; }
+  tbody th, tbody th + td { grid-area: 1 / 1 / 2 / -1; }
+  tbody th { padding-right: 5.5rem; }
+  tbody th + td { justify-self: end; }
+  .number { text-align: left; font-size: .9rem; }
+  .number::before { display: block; content: attr(data-label); color: var(--soft); font-size: .8rem; }
+  .more td { grid-column: 1 / -1; padding-top: .5rem; }
 }
 """
 
@@ -86,6 +93,7 @@ POLICY = (
 """Content-Security-Policy of every answer: this style sheet, and nothing else."""
 
 _LONGEST_ERROR = 1000
+_CODE = re.compile(r"`([^`\n]+)`")
 _PRIVATE = re.compile(r"(?<=//)[^/]*@|[?#].*", re.DOTALL)
 _COLUMNS = ("Target", "State", "Last success", "Read took", "Every", "Series")
 
@@ -94,13 +102,15 @@ def landing(targets: Sequence[TargetView], looked_for: Sequence[str], *, version
     """The overview as HTML; `now` is Unix time in seconds."""
     if targets:
         states = [target.state for target in targets]
-        counted = ", ".join(f"{n} {state}" for state in ("up", "down", "waiting") if (n := states.count(state)))
+        counted = ", ".join(f"{n} {state}" for state in get_args(State) if (n := states.count(state)))
+        made = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")  # a page may be left open, or sent on
         head = "".join(
             f'<th scope="col"{"" if column in _COLUMNS[:2] else _NUMBER}>{column}</th>' for column in _COLUMNS
         )
         bodies = "\n".join(_target(target, now) for target in targets)
         shown = (
-            f"<h2>Targets <small>{counted}</small></h2>\n<table>\n<thead><tr>{head}</tr></thead>\n{bodies}\n</table>"
+            f"<h2>Targets <small>{counted} at <time>{made}</time></small></h2>\n"
+            f"<table>\n<thead><tr>{head}</tr></thead>\n{bodies}\n</table>"
         )
     else:
         shown = (
@@ -108,20 +118,27 @@ def landing(targets: Sequence[TargetView], looked_for: Sequence[str], *, version
             "was recognised. Name one under <code>targets:</code> in the configuration.</p>"
         )
     if looked_for:
-        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in looked_for)
-        shown += f"\n<h2>Looked for and not found</h2>\n<ul>{sentences}</ul>"
+        sentences = "".join(f"<li>{_words(sentence)}</li>" for sentence in looked_for)
+        shown += (
+            "\n<h2>Looked for and not found</h2>\n<p>It is looked for again all the while. What runs elsewhere, or on "
+            f"another port, is named under <code>targets:</code> in the configuration.</p>\n<ul>{sentences}</ul>"
+        )
     links = " ".join(f'<a href="{path}">{path}</a>' for path in PATHS if path != "/")
     return _document(
+        "llm-exporter",
         f"<header>\n<h1>llm-exporter <small>{escape(version)}</small></h1>\n"
         "<p>One Prometheus vocabulary for everything that serves language models.</p>\n"
-        f"<nav>{links}</nav>\n</header>\n<main>\n{shown}\n</main>"
+        f"<nav>{links}</nav>\n</header>\n<main>\n{shown}\n</main>",
     )
 
 
 def not_found() -> bytes:
     """The page for every path that is not there; it does not repeat what was asked for."""
     paths = "".join(f'<li><a href="{path}">{path}</a>: {what}</li>' for path, what in PATHS.items())
-    return _document(f"<main>\n<h1>Nothing is here</h1>\n<p>llm-exporter answers at:</p>\n<ul>{paths}</ul>\n</main>")
+    return _document(
+        "Nothing is here: llm-exporter",
+        f"<main>\n<h1>Nothing is here</h1>\n<p>llm-exporter answers at:</p>\n<ul>{paths}</ul>\n</main>",
+    )
 
 
 def span(seconds: float) -> str:
@@ -140,13 +157,19 @@ def span(seconds: float) -> str:
 _NUMBER = ' class="number"'
 
 
-def _document(body: str) -> bytes:
+def _document(title: str, body: str) -> bytes:
     text = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>llm-exporter</title>\n'
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{title}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
     return text.encode(errors="replace")  # an upstream's text may hold lone surrogates
+
+
+def _words(text: str) -> str:
+    """A sentence as HTML; what stands in backticks in it is code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _ago(then: float | None, now: float) -> str:
@@ -178,7 +201,7 @@ def _target(target: TargetView, now: float) -> str:
     beneath = f'\n<tr class="more"><td colspan="{len(_COLUMNS)}">{more}</td></tr>' if more else ""
     return (
         f'<tbody>\n<tr><th scope="row">{escape(target.name)}<small>{escape(kind)} · {escape(url)}</small></th>'
-        f'<td data-label="State"><span class="state {target.state}">{target.state}</span></td>{cells}</tr>'
+        f'<td><span class="state {target.state}">{target.state}</span></td>{cells}</tr>'
         f"{beneath}\n</tbody>"
     )
 
@@ -189,13 +212,13 @@ def _error(target: TargetView) -> str:
     past = target.state == "up"
     return (
         f'<p class="error{" past" if past else ""}"><b>{"Last error" if past else "Error"}:</b> '
-        f"{escape(target.error[:_LONGEST_ERROR])}</p>"
+        f"{_words(target.error[:_LONGEST_ERROR])}</p>"
     )
 
 
 def _advice(given: Iterable[Advice]) -> str:
     entries = "".join(
-        f"<dt>{escape(advice.missing)}</dt><dd><span>→</span> <{tag}>{escape(advice.remedy)}</{tag}></dd>"
+        f"<dt>{_words(advice.missing)}</dt><dd><span>→</span> <{tag}>{escape(advice.remedy)}</{tag}></dd>"
         for advice in given
         for tag in ["pre" if "\n" in advice.remedy else "code"]
     )

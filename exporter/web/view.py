@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 from exporter.core.types import Advice
 from exporter.text.negotiate import Format
 
-State = Literal["up", "down", "waiting"]
+State = Literal["down", "waiting", "up"]
+"""In the order in which people should see them: what is wrong first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,7 @@ async def test_a_target_given_by_its_url_alone_is_down_until_it_is_recognised(tm
         await made.until(rf'^llm_target_up\{{source="auto",target="127.0.0.1:{port}"\}} 0.0')
         page = (await made.get("/"))[1]
         assert "nothing listens there" in page
-        assert "(write its source:)" in page
+        assert "(say what it is with <code>source:</code>)" in page
         async with serving(Proxy(), port):
             page = await made.until(rf'^llm_target_up\{{source="litellm",target="127.0.0.1:{port}"\}}', seconds=30)
             assert 'source="auto"' not in page

@@ -1,7 +1,10 @@
 """compose.yaml against the Compose Specification, and what it promises."""
 
 import re
+import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -56,9 +59,28 @@ def test_each_service_is_confined_and_its_version_pinned(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - {"alloy"})  # nothing waits for it, and nothing in its image can ask
-def test_each_service_tells_whether_it_is_well_without_a_shell(name: str) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_tells_whether_it_is_well_without_the_images_shell(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (503, False)])
+def test_alloy_is_asked_by_bash_alone(status: int, well: bool) -> None:
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/-/ready" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    written = [part.replace("$$", "$") for part in SERVICES["alloy"]["healthcheck"]["test"][1:]]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        asked = [part.replace("/12345 ", f"/{server.server_port} ") for part in written]
+        assert asked != written
+        done = subprocess.run(asked, timeout=30, check=False)
+        server.shutdown()
+    assert (done.returncode == 0) is well
 
 
 def test_no_password_is_written() -> None:

@@ -47,7 +47,7 @@ def test_each_target_stands_with_its_state_figures_and_last_success() -> None:
     waiting = replace(UP, name="router-b", state="waiting", read_seconds=None, last_success=None, version=None)
     page = shown(UP, waiting)
     text = Elements(page).text
-    assert "1 up, 1 waiting" in text
+    assert "1 waiting, 1 up at 1970-01-12 13:46:40 UTC" in text
     for figure in ("router-a", "litellm 1.83.7 · http://127.0.0.1:4000", "12 s ago", "12.3 ms", "5 s", "1,284"):
         assert figure in text
     assert '<span class="state up">up</span>' in page
@@ -63,6 +63,8 @@ def test_what_was_recognised_and_what_is_experimental_is_said() -> None:
 def test_an_error_is_the_present_one_of_a_target_that_is_down_and_the_last_one_of_one_that_is_up() -> None:
     down = replace(UP, state="down", error="connect: nothing listens")
     assert "Error: connect: nothing listens" in Elements(shown(down)).text
+    hint = replace(UP, state="down", error="too slow (raise `timeout`, `<b>`)")
+    assert "too slow (raise <code>timeout</code>, <code>&lt;b&gt;</code>)" in shown(hint)
     assert "Last error: timeout" in Elements(shown(replace(UP, error="timeout"))).text
     assert "rror:" not in Elements(shown(UP)).text
 

@@ -165,7 +165,8 @@ async def connected(scope: str, environ: Mapping[str, str] = os.environ) -> Asyn
     except (DBusFastError, OSError, EOFError) as error:
         if bus is not None and bus.connected:
             bus.disconnect()
-        raise ReadError("connect", f"no D-Bus of the {scope}: {error}") from None
+        why = "its socket is not there" if isinstance(error, FileNotFoundError) else error
+        raise ReadError("connect", f"no D-Bus of the {scope}: {why}") from None
     manager = Manager(bus)
     try:
         yield manager
