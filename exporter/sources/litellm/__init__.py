@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from exporter.catalogue import families
 from exporter.config.model import TargetConfig, WithKey
@@ -51,6 +51,13 @@ class Proxy(WithKey):
         METRICS,
         description="Path, or URL, of the metrics; the URL of a separate metrics port is faster and needs no key.",
     )
+
+    @field_validator("health_endpoint")
+    @classmethod
+    def _not_billed(cls, endpoint: str) -> str:
+        if endpoint.rstrip("/").endswith("/health") or endpoint.strip("/") == "health":
+            raise ValueError(f"/health makes billable calls (write {ALIVE})")
+        return endpoint
 
 
 class LiteLLM:
