@@ -51,12 +51,26 @@ def test_a_bundle_holds_all_of_it_and_its_configuration_is_taken(tmp_path: Path)
 
 def test_a_second_bundle_keeps_what_is_the_users(tmp_path: Path) -> None:
     bundle.write(tmp_path)
-    for name in ("llm-exporter.yaml", ".env", "compose.yaml", "README.md"):
+    names = ("llm-exporter.yaml", ".env", "compose.yaml", "prometheus/prometheus.yml")
+    for name in names:
         (tmp_path / name).write_text("mine\n")
-    written = {file.name for file in bundle.write(tmp_path)}
-    kept = {name for name in ("llm-exporter.yaml", ".env", "compose.yaml", "README.md") if name not in written}
+    written = {str(file.relative_to(tmp_path)) for file in bundle.write(tmp_path)}
+    kept = {name for name in names if name not in written}
     assert kept == {"llm-exporter.yaml", ".env"}
     assert (tmp_path / ".env").read_text() == "mine\n" != (tmp_path / "compose.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("compose.yaml", []), ("README.md", []), ("servicemonitor.yaml", ["--kubernetes"])]
+)
+def test_a_strangers_file_is_not_written_over(
+    name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine\n")
+    assert main(["bundle", *arguments, str(tmp_path)]) == 1
+    assert f"{name} is there, and is no bundle's" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine\n"
 
 
 def test_what_was_found_is_written_as_a_file_that_reads_the_same(tmp_path: Path) -> None:
