@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import structlog
 from pydantic import ValidationError
 
 from exporter import __version__
-from exporter.app import App, assemble
+from exporter.app import App, assemble, recognised
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config, TargetConfig
 from exporter.config.values import SecretError
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         known.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
         known.add_argument("--log-format", choices=("text", "json"), help="default text")
 
-    check = commands.add_parser("check", help="check a configuration file, then read each of its targets once")
+    check = commands.add_parser(
+        "check", help="check a configuration file, then read each of its targets once; 1 where one is down"
+    )
     check.add_argument("file", type=Path)
     check.add_argument("--offline", action="store_true", help="only check the file")
 
@@ -233,20 +236,37 @@ async def _once(config: Config, target: TargetConfig, *, everything: bool = Fals
 async def _check(file: Path, *, offline: bool) -> int:
     config = load(file)
     _log_to("text", "error")
-    print(f"{file}: fine, {len(config.targets)} targets, detection {'on' if config.detect else 'off'}")
+    count = len(config.targets)
+    print(f"{file}: fine, {count} target{'s'[: count != 1]}, detection {'on' if config.detect else 'off'}")
+    if not count and not config.detect:
+        print("  nothing would be read (write targets, or detect: true)")
     if offline:
         return 0
-    for target in config.targets:
-        if target.source == "auto":
-            print(f"  {target.target_name}: will be recognised by what it answers")
-            continue
-        reading, _ = await _once(config, target)
-        if reading.ok:
-            print(f"  {target.target_name}: up, {len(reading.samples)} series in {reading.seconds:.2f} s")
-        else:
-            print(f"  {target.target_name}: down ({reading.reason}): {reading.error}")
-        _print_advice(reading, sys.stdout)
-    return 0
+    down = 0
+    async with asyncio.TaskGroup() as group:
+        reads = [(target, group.create_task(_first(config, target))) for target in config.targets]
+        for target, read in reads:
+            source, reading = await read
+            if reading.ok:
+                what = f"up, {source}" if target.source == "auto" else "up"
+                print(f"  {target.target_name}: {what}, {len(reading.samples)} series in {reading.seconds:.2f} s")
+            else:
+                down += 1
+                print(f"  {target.target_name}: down ({reading.reason}): {reading.error}")
+            _print_advice(reading, sys.stdout)
+    return 1 if down else 0
+
+
+async def _first(config: Config, target: TargetConfig) -> tuple[str, Reading]:
+    """What a target is, and its first read."""
+    if target.source == "auto":
+        async with session() as client:
+            found = await recognised(client, target)
+        if not isinstance(found, TargetConfig):
+            return target.source, Reading(target.target_name, time.time(), 0.0, reason="content", error=found)
+        target = found
+    reading, _ = await _once(config, target)
+    return target.source, reading
 
 
 def _print_advice(reading: Reading, to: TextIO) -> None:
