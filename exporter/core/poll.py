@@ -17,7 +17,7 @@ import structlog
 
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
-from exporter.core.source import Follower, Result, Source
+from exporter.core.source import Follower, Result, Source, waited
 from exporter.core.state import Store
 from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, Samples
@@ -121,7 +121,7 @@ class Watch:
         """Read once and publish what came of it. Never raises but when cancelled."""
         took: float | None = None
         whole = False
-        began, worked, bodies = time.monotonic(), time.thread_time(), self.reader.bodies
+        began, waiting, bodies = time.monotonic(), waited(), self.reader.bodies
         try:
             async with asyncio.timeout(self._timeout):
                 result = await self._source.read()
@@ -139,7 +139,7 @@ class Watch:
         # who refuses a key is asked more rarely, unless a part of it could be read
         self._refusals = self._refusals + 1 if reading.reason == "auth" and not whole else 0
         # what the loop worked meanwhile, for whatever target, is no time of the upstream's
-        took = reading.seconds - (time.thread_time() - worked) if took is None else took
+        took = waited() - waiting if took is None else took
         self.health.interval = interval_in_force(self._configured, took)
         if self._refusals:
             wait = min(REFUSED[0] * 2 ** (self._refusals - 1), REFUSED[1])

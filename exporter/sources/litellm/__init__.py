@@ -17,7 +17,7 @@ from exporter.catalogue import families
 from exporter.config.model import TargetConfig, WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
-from exporter.core.source import Context, Result, source_map
+from exporter.core.source import Context, Result, source_map, waited
 from exporter.core.types import Advice, Sample
 from exporter.sources.litellm.deployments import Deployments, Listing
 from exporter.sources.litellm.tpot import Tpot
@@ -133,12 +133,12 @@ class LiteLLM:
         return samples
 
     async def _metrics(self) -> None:
-        began = time.monotonic()
+        began = waited()
         if self._filter:
             self._filter = await self._take(self._names)
         if not self._filter:
             await self._take([])
-        self._took = time.monotonic() - began
+        self._took = waited() - began
 
     async def _take(self, query: Sequence[tuple[str, str]]) -> bool:
         """Read the metrics into the totals; False where the answer shows that it was not filtered but emptied."""
