@@ -10,8 +10,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 from pydantic import ValidationError
@@ -206,6 +207,21 @@ def _frontend(options: argparse.Namespace) -> Sequence[TargetConfig]:
         raise _refused(error, "--metrics-url: ") from None
 
 
+class _StandardError:
+    """Where logs go. What cannot be written is lost: a full disk or a closed pipe is no reason to stop."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            if sys.stderr is not None:  # as it is where it was closed from the start
+                sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            if sys.stderr is not None:
+                sys.stderr.flush()
+
+
 def _log_to(form: str, level: str) -> None:
     """Log to standard error, as text for people or one JSON object a line."""
     shared: list[structlog.typing.Processor] = [
@@ -216,12 +232,12 @@ def _log_to(form: str, level: str) -> None:
     last: list[structlog.typing.Processor] = (
         [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr is not None and sys.stderr.isatty(), pad_event_to=0)]
     )
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 

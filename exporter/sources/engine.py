@@ -117,6 +117,9 @@ class Engine:
         async with self._context.upstream.get(self._config.metrics_endpoint) as answer:
             if answer.status == 404:
                 raise ReadError("status", f"{answer.url} answers 404: no metrics are there ({self.switch})")
+            if answer.status in (401, 403):
+                what = "a key is missing or wrong (write api_key_file)"
+                raise ReadError("auth", f"{answer.url} answers {answer.status}: {what}")
             refuse(answer)
             await self._context.take(answer)
         took = waited() - began

@@ -293,6 +293,22 @@ async def test_a_url_that_hangs_delays_no_other_from_being_recognised(tmp_path: 
     assert made.log.count("is not recognised") == 1
 
 
+@pytest.mark.parametrize("to", ["2>/dev/full", "2>&-", ">&- 2>&-"])
+async def test_a_log_that_cannot_be_written_is_no_reason_to_stop(to: str, tmp_path: Path) -> None:
+    port = free_port()
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"listen: 127.0.0.1:{port}\nstate_directory: {tmp_path}/state\nreload: true\n")
+    command = f"exec {sys.executable} -m exporter --config {file} {to}"
+    made = Exporter(await asyncio.create_subprocess_shell(command), port)
+    try:
+        await made.until("is ready", "/-/ready")
+        assert (await made.get("/-/reload", "POST"))[0] == 200
+        assert "llm_exporter_build_info" in (await made.get("/metrics"))[1]
+    finally:
+        made.process.send_signal(signal.SIGTERM)
+        await made.process.wait()
+
+
 async def test_a_configuration_that_reads_nothing_says_so(tmp_path: Path) -> None:
     file = tmp_path / "llm.yaml"
     file.write_text("interval: 1s\n")
