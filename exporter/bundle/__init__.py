@@ -57,7 +57,7 @@ def write(to: Path, *, for_kubernetes: bool = False, environ: Mapping[str, str] 
 
 def _refuse_strangers(to: Path, names: Iterable[str], sign: str, mark: str) -> None:
     """Raises BundleError where a file would be written over that is no bundle's: its `sign` has no `mark`."""
-    there = next((name for name in names if (to / name).exists()), None)
+    there = next((name for name in names if name not in KEPT and (to / name).exists()), None)
     if there is not None and not ((to / sign).is_file() and mark in (to / sign).read_text(errors="replace")):
         raise BundleError(f"{to / there} is there, and is no bundle's (name a folder of its own)")
 
