@@ -21,7 +21,7 @@ from exporter import __version__
 from exporter.app import App, assemble, recognised
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config, TargetConfig
-from exporter.config.values import SecretError
+from exporter.config.values import SecretError, shown
 from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
@@ -298,10 +298,10 @@ async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str,
     try:
         target = sources()[kind].at(url, {**environ, **given})
     except ValidationError as error:
-        raise _refused(error, f"{url}: ") from None
+        raise _refused(error, f"{shown(url) if url else kind}: ") from None  # a login may stand in it
     reading, watch = await _once(Config(), target, everything=True)
     if not reading.ok:
-        print(f"{url}: {reading.reason}: {reading.error}", file=sys.stderr)
+        print(f"{target.place or kind}: {reading.reason}: {reading.error}", file=sys.stderr)
         return 1
     sys.stdout.write(page([Sheet(reading.samples)], Format.TEXT).decode())
     _print_left_out(reading, watch)

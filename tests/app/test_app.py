@@ -226,6 +226,21 @@ async def test_read_prints_what_would_be_shown_and_what_was_left_out_and_why(tmp
         assert "LITELLM_API_KEY" in err
 
 
+@pytest.mark.parametrize(
+    ("source", "url", "said"),
+    [
+        ("redis", "redis://user:hunter2@127.0.0.1:1", "redis://127.0.0.1:1: connect: "),
+        ("vllm", "http://user:hunter2@127.0.0.1:1", "'http://…@127.0.0.1:1': url: a user or password in a URL"),
+        ("vllm", "", "vllm: url: not a URL: ''"),
+    ],
+)
+async def test_read_says_what_is_wrong_without_the_login_of_a_url(source: str, url: str, said: str) -> None:
+    status, out, err = await run("read", source, url, HOME="/tmp")
+    assert status in (1, 2)
+    assert err.startswith(said)
+    assert "hunter2" not in out + err
+
+
 async def test_check_reads_each_target_once_and_lists_every_mistake(tmp_path: Path) -> None:
     file = tmp_path / "llm.yaml"
     async with serving(Proxy()) as port:

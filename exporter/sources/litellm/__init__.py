@@ -190,6 +190,9 @@ class LiteLLM:
 
     def _advice(self) -> list[Advice]:
         advice = []
+        if not any(self._context.totals.present.values()):
+            remedy = "see whether it is a LiteLLM proxy, and has served a request since it started"
+            advice.append(Advice(f"every number: {self._config.metrics_endpoint} has none of LiteLLM's", remedy))
         if self._took > SLOW:
             advice.append(
                 Advice(
