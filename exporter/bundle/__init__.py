@@ -22,10 +22,15 @@ README = f"""\
     llm-exporter --config llm-exporter.yaml        # the exporter, :9400
     docker compose up -d prometheus grafana        # Prometheus and Grafana, http://localhost:3000
 
-or all of it in containers (Linux): `docker compose up -d`; `.env` says which exporter is installed there. A Prometheus
-or a Grafana of your own takes `prometheus/` and `grafana/` as they are.
+or all of it in containers (Linux): `docker compose up -d`; `.env` says which exporter is installed there, a release or
+a wheel in this folder. A Prometheus or a Grafana of your own takes `prometheus/` and `grafana/` as they are.
 
 `llm-exporter bundle` brings a folder up to date: everything is written anew but `llm-exporter.yaml` and `.env`.
+"""
+ENVIRONMENT = f"""\
+# What pip installs in the container: a release, or a wheel in this folder (pip wheel --no-deps -w THIS_FOLDER CLONE):
+# PACKAGE=./llm_exporter-{__version__}-py3-none-any.whl
+PACKAGE=llm-exporter=={__version__}
 """
 CONTAINER = """\
 services:
@@ -90,7 +95,7 @@ def _made(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         "README.md": README,
         "compose.override.yaml": CONTAINER,
-        ".env": f"PACKAGE=llm-exporter=={__version__}\n",
+        ".env": ENVIRONMENT,
         "llm-exporter.yaml": configuration(asyncio.run(look(environ))),
     }
 
