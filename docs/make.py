@@ -18,8 +18,8 @@ from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 
 from exporter.catalogue import chapters, families, maps, rules_of
 from exporter.config.load import configured_kinds
-from exporter.config.model import Config, TargetConfig
-from exporter.config.values import URL_SCHEMA, duration_text, size_text
+from exporter.config.model import Config, TargetConfig, Tls
+from exporter.config.values import DURATION_PATTERN, URL_SCHEMA, duration_text, size_text
 from exporter.core.mapping import SourceMap
 from exporter.core.source import source_map
 from exporter.core.types import Family
@@ -108,7 +108,7 @@ Editors complete and check the file with [{SCHEMA_FILE}]({SCHEMA_FILE}), made fr
 | --- | --- |
 | duration | `500ms`, `2s`, `1m30s`, `1h`, `2d`: whole numbers with units, the largest first |
 | size | `64KiB`, `128MiB`, `1GiB` |
-| URL | `http://…` or `https://…`, without user, password, query or fragment |
+| URL | `http://…` or `https://…`, without user, password, query or fragment; of a target whose metrics are read, without `/metrics` at its end |
 | address | `:9400`, `127.0.0.1:9400`, `[::1]:9400` |
 | label name | letters, digits and `_`, no digit first; not one that the exporter gives itself, \
 and, to add one, not one that Prometheus or what deploys the exporter gives |
@@ -181,6 +181,10 @@ def _form(schema: Mapping[str, Any]) -> str:
         return " or ".join(_form(choice) for choice in schema["anyOf"])
     if "enum" in schema and len(schema["enum"]) < 8:
         return ", ".join(f"`{word}`" for word in schema["enum"])
+    if "$ref" in schema:
+        return "mapping"
+    if schema.get("pattern") == DURATION_PATTERN:  # also where it has no title, as a value of a mapping
+        return "duration"
     if "title" in schema:
         return str(schema["title"])
     match schema.get("type"):
@@ -227,6 +231,7 @@ def configuration() -> str:
         "## `targets`\n\nA list. An entry is a URL, recognised by what it answers, or a mapping with these keys and "
         f"those of its source. No two targets have the same name.\n\n{_table(TargetConfig, TargetConfig.model_fields)}"
     )
+    pages.append(f"### `tls`\n\n{Tls.__doc__}\n\n{_table(Tls, Tls.model_fields)}")
     for kind, model in configured_kinds().items():
         own = [key for key in model.model_fields if key not in TargetConfig.model_fields]
         about = f"### `source: {kind}`\n\n{model.__doc__}\n"

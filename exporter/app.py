@@ -301,6 +301,8 @@ class App:
 
     def _apply(self, config: Config, *, anew: bool = False) -> None:
         """Watch what is configured: what is unchanged goes on, unless all begin `anew`; the rest stops or starts."""
+        if not config.targets and not config.detect:
+            log.warning("nothing is read: no targets are configured, and detect is off")
         wanted = {target.target_name: target for target in config.targets}
         for name, watched in list(self._targets.items()):
             if watched.parent is not None:
@@ -369,23 +371,12 @@ class App:
     async def _look(self, first: bool) -> None:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
-        for name, (target, health) in list(self._unrecognised.items()):
-            upstream, began = self._way_to(target), time.perf_counter()  # one for all: they ask for the same
-            problems = {kind: await self._problem_with(source, upstream, target) for kind, source in sources().items()}
-            if self._unrecognised.get(name) != (target, health):
-                continue  # another configuration has come meanwhile
-            kind = next((kind for kind, problem in problems.items() if problem is None), None)
-            if kind is not None:
-                log.info("recognised", target=name, source=kind, url=target.url)
-                del self._unrecognised[name]
-                self.board.drop(name)
-                self._start(sources()[kind].Config(**{**target.model_dump(), "source": kind}), written=target)
-                continue
-            error = f"not recognised: {_summed_up(problems, target)}"
-            error, took = f"{error} (say what it is with `source:`)", time.perf_counter() - began
-            self.board.publish(Reading(name, time.time(), took, reason="content", error=error))
+        async with asyncio.TaskGroup() as group:  # one that hangs delays no other
+            for target, health in self._unrecognised.values():
+                group.create_task(self._look_at(target, health))
         if not self.config.detect:
             return
+        assert self._client is not None  # noqa: S101 - made before anything is looked for
         watched = {url for known in self._targets.values() if (url := known.config.url)}
         places = {(known.config.source, known.config.place) for known in self._targets.values()}
         ways: dict[str, Upstream] = {}
@@ -393,8 +384,8 @@ class App:
             for target in source.candidates(self._environ):
                 if target.target_name in self._targets or target.url in watched or (kind, target.place) in places:
                     continue
-                upstream = ways.setdefault(target.url, self._way_to(target))
-                problem = await self._problem_with(source, upstream, target)
+                upstream = ways.setdefault(target.url, _way_to(self._client, target))
+                problem = await _problem_with(source, upstream, target)
                 if problem is None:
                     log.info("found", source=kind, url=target.place)
                     self._missing.pop(target.target_name, None)
@@ -407,21 +398,49 @@ class App:
             missing = {each.partition(":")[0]: None for each in self._missing.values()}
             log.info("looks again for what is missing, and says why at /", missing=", ".join(missing))
 
-    def _way_to(self, target: TargetConfig) -> Upstream:
+    async def _look_at(self, target: TargetConfig, health: Health) -> None:
+        """Watch a target that is configured by its URL alone as what it turns out to be; else say why it is nothing."""
         assert self._client is not None  # noqa: S101 - made before anything is looked for
-        return Upstream(self._client, target.url, tls=_tls_of(target))
+        name = target.target_name
+        began = time.perf_counter()
+        found = await recognised(self._client, target)
+        if self._unrecognised.get(name) != (target, health):
+            return  # another configuration has come meanwhile
+        if isinstance(found, TargetConfig):
+            log.info("recognised", target=name, source=found.source, url=target.url)
+            del self._unrecognised[name]
+            self.board.drop(name)
+            self._start(found, written=target)
+            return
+        if health.reading is None:
+            log.warning("target is not recognised", target=name, error=found)
+        self.board.publish(Reading(name, time.time(), time.perf_counter() - began, reason="content", error=found))
 
-    @staticmethod
-    async def _problem_with(source: type[Source], upstream: Upstream, target: TargetConfig) -> str | None:
-        """Why this is no such source, or None where it is."""
-        try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
-                known = await source.recognise(upstream, target)
-        except ReadError as error:
-            return str(error)
-        except TimeoutError:
-            return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
-        return None if known else _something_else(target)
+
+async def recognised(client: Client, target: TargetConfig) -> TargetConfig | str:
+    """The target as one of the source that it is by what it answers; else why it is none."""
+    upstream = _way_to(client, target)  # one for all, so that what several look at is asked for once
+    problems = {kind: await _problem_with(source, upstream, target) for kind, source in sources().items()}
+    kind = next((kind for kind, problem in problems.items() if problem is None), None)
+    if kind is None:
+        return f"not recognised: {_summed_up(problems, target)} (say what it is with `source:`)"
+    return sources()[kind].Config(**{**target.model_dump(), "source": kind})
+
+
+def _way_to(client: Client, target: TargetConfig) -> Upstream:
+    return Upstream(client, target.url, tls=_tls_of(target))
+
+
+async def _problem_with(source: type[Source], upstream: Upstream, target: TargetConfig) -> str | None:
+    """Why this is no such source, or None where it is."""
+    try:
+        async with asyncio.timeout(LOOK_TIMEOUT):
+            known = await source.recognise(upstream, target)
+    except ReadError as error:
+        return str(error)
+    except TimeoutError:
+        return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
+    return None if known else _something_else(target)
 
 
 def _something_else(target: TargetConfig) -> str:

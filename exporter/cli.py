@@ -7,19 +7,21 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 from pydantic import ValidationError
 
 from exporter import __version__
-from exporter.app import App, assemble
+from exporter.app import App, assemble, recognised
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config, TargetConfig
-from exporter.config.values import SecretError
+from exporter.config.values import SecretError, shown
 from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
@@ -58,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         known.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
         known.add_argument("--log-format", choices=("text", "json"), help="default text")
 
-    check = commands.add_parser("check", help="check a configuration file, then read each of its targets once")
+    check = commands.add_parser(
+        "check", help="check a configuration file, then read each of its targets once; 1 where one is down"
+    )
     check.add_argument("file", type=Path)
     check.add_argument("--offline", action="store_true", help="only check the file")
 
@@ -203,6 +207,21 @@ def _frontend(options: argparse.Namespace) -> Sequence[TargetConfig]:
         raise _refused(error, "--metrics-url: ") from None
 
 
+class _StandardError:
+    """Where logs go. What cannot be written is lost: a full disk or a closed pipe is no reason to stop."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            if sys.stderr is not None:  # as it is where it was closed from the start
+                sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            if sys.stderr is not None:
+                sys.stderr.flush()
+
+
 def _log_to(form: str, level: str) -> None:
     """Log to standard error, as text for people or one JSON object a line."""
     shared: list[structlog.typing.Processor] = [
@@ -213,12 +232,12 @@ def _log_to(form: str, level: str) -> None:
     last: list[structlog.typing.Processor] = (
         [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr is not None and sys.stderr.isatty(), pad_event_to=0)]
     )
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
@@ -233,20 +252,37 @@ async def _once(config: Config, target: TargetConfig, *, everything: bool = Fals
 async def _check(file: Path, *, offline: bool) -> int:
     config = load(file)
     _log_to("text", "error")
-    print(f"{file}: fine, {len(config.targets)} targets, detection {'on' if config.detect else 'off'}")
+    count = len(config.targets)
+    print(f"{file}: fine, {count} target{'s'[: count != 1]}, detection {'on' if config.detect else 'off'}")
+    if not count and not config.detect:
+        print("  nothing would be read (write targets, or detect: true)")
     if offline:
         return 0
-    for target in config.targets:
-        if target.source == "auto":
-            print(f"  {target.target_name}: will be recognised by what it answers")
-            continue
-        reading, _ = await _once(config, target)
-        if reading.ok:
-            print(f"  {target.target_name}: up, {len(reading.samples)} series in {reading.seconds:.2f} s")
-        else:
-            print(f"  {target.target_name}: down ({reading.reason}): {reading.error}")
-        _print_advice(reading, sys.stdout)
-    return 0
+    down = 0
+    async with asyncio.TaskGroup() as group:
+        reads = [(target, group.create_task(_first(config, target))) for target in config.targets]
+        for target, read in reads:
+            source, reading = await read
+            if reading.ok:
+                what = f"up, {source}" if target.source == "auto" else "up"
+                print(f"  {target.target_name}: {what}, {len(reading.samples)} series in {reading.seconds:.2f} s")
+            else:
+                down += 1
+                print(f"  {target.target_name}: down ({reading.reason}): {reading.error}")
+            _print_advice(reading, sys.stdout)
+    return 1 if down else 0
+
+
+async def _first(config: Config, target: TargetConfig) -> tuple[str, Reading]:
+    """What a target is, and its first read."""
+    if target.source == "auto":
+        async with session() as client:
+            found = await recognised(client, target)
+        if not isinstance(found, TargetConfig):
+            return target.source, Reading(target.target_name, time.time(), 0.0, reason="content", error=found)
+        target = found
+    reading, _ = await _once(config, target)
+    return target.source, reading
 
 
 def _print_advice(reading: Reading, to: TextIO) -> None:
@@ -262,10 +298,10 @@ async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str,
     try:
         target = sources()[kind].at(url, {**environ, **given})
     except ValidationError as error:
-        raise _refused(error, f"{url}: ") from None
+        raise _refused(error, f"{shown(url) if url else kind}: ") from None  # a login may stand in it
     reading, watch = await _once(Config(), target, everything=True)
     if not reading.ok:
-        print(f"{url}: {reading.reason}: {reading.error}", file=sys.stderr)
+        print(f"{target.place or kind}: {reading.reason}: {reading.error}", file=sys.stderr)
         return 1
     sys.stdout.write(page([Sheet(reading.samples)], Format.TEXT).decode())
     _print_left_out(reading, watch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,18 +13,24 @@ from exporter import __version__
 from exporter.bundle import kubernetes
 from exporter.bundle.found import configuration, look
 
-README = """\
-# Dashboards, rules and alerts of llm-exporter {version}
+MARK = "# Dashboards, rules and alerts of llm-exporter"
+README = f"""\
+{MARK} {__version__}
 
 `llm-exporter.yaml` reads what was found on this machine. In this folder:
 
     llm-exporter --config llm-exporter.yaml        # the exporter, :9400
     docker compose up -d prometheus grafana        # Prometheus and Grafana, http://localhost:3000
 
-or all of it in containers (Linux): `docker compose up -d`; `.env` says which exporter is installed there. A Prometheus
-or a Grafana of your own takes `prometheus/` and `grafana/` as they are.
+or all of it in containers (Linux): `docker compose up -d`; `.env` says which exporter is installed there, a release or
+a wheel in this folder. A Prometheus or a Grafana of your own takes `prometheus/` and `grafana/` as they are.
 
 `llm-exporter bundle` brings a folder up to date: everything is written anew but `llm-exporter.yaml` and `.env`.
+"""
+ENVIRONMENT = f"""\
+# What pip installs in the container: a release, or a wheel in this folder (pip wheel --no-deps -w THIS_FOLDER CLONE):
+# PACKAGE=./llm_exporter-{__version__}-py3-none-any.whl
+PACKAGE=llm-exporter=={__version__}
 """
 CONTAINER = """\
 services:
@@ -44,10 +50,21 @@ def write(to: Path, *, for_kubernetes: bool = False, environ: Mapping[str, str] 
     """Write the bundle, and return what was written, in order. Raises BundleError."""
     try:
         if for_kubernetes:
-            return list(_written(to, kubernetes.manifests(shipped())))
+            made = kubernetes.manifests(shipped())
+            _refuse_strangers(to, made, "servicemonitor.yaml", "name: llm-exporter")
+            return list(_written(to, made))
+        names = [str(file.relative_to(shipped())) for file in _below(shipped())]
+        _refuse_strangers(to, [*names, "README.md", "compose.override.yaml"], "README.md", MARK)
         return [*_copied(to), *_written(to, _made(environ))]
     except OSError as error:
         raise BundleError(f"{error.filename or to}: cannot be written: {error.strerror}") from None
+
+
+def _refuse_strangers(to: Path, names: Iterable[str], sign: str, mark: str) -> None:
+    """Raises BundleError where a file would be written over that is no bundle's: its `sign` has no `mark`."""
+    there = next((name for name in names if name not in KEPT and (to / name).exists()), None)
+    if there is not None and not ((to / sign).is_file() and mark in (to / sign).read_text(errors="replace")):
+        raise BundleError(f"{to / there} is there, and is no bundle's (name a folder of its own)")
 
 
 def shipped() -> Path:
@@ -76,9 +93,9 @@ def _below(folder: Path) -> Iterator[Path]:
 def _made(environ: Mapping[str, str]) -> dict[str, str]:
     """What depends on this machine, by its path in the bundle."""
     return {
-        "README.md": README.format(version=__version__),
+        "README.md": README,
         "compose.override.yaml": CONTAINER,
-        ".env": f"PACKAGE=llm-exporter=={__version__}\n",
+        ".env": ENVIRONMENT,
         "llm-exporter.yaml": configuration(asyncio.run(look(environ))),
     }
 

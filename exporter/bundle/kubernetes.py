@@ -1,4 +1,4 @@
-"""The same for Kubernetes: ConfigMaps for Grafana's sidecar, and the Prometheus operator's ServiceMonitor and rules."""
+"""The same for Kubernetes: the exporter, ConfigMaps for Grafana's sidecar, and the Prometheus operator's resources."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from typing import Any
 
 import yaml
 
+from exporter import __version__
+
 NAME = "llm-exporter"
 LABELS = {"app.kubernetes.io/name": NAME}
 LARGEST = 1_000_000
 """Bytes of a dashboard: a ConfigMap holds no more than a MiB."""
 
+CONFIGURATION = """\
+# Every key: docs/configuration.md. Keys stand in the Secret llm-exporter, by the names of variables.
+targets: []
+# - {source: litellm, url: "http://litellm.NAMESPACE:4000", api_key_env: LITELLM_API_KEY}
+# - http://vllm.NAMESPACE:8000
+"""
+
 Manifest = dict[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as such."""
+    """Writes text of several lines as such, and all in full: no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - its parent's signature
+        return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -30,6 +42,7 @@ _Dumper.add_representer(str, _text)
 def manifests(shipped: Path) -> dict[str, str]:
     """The manifests, by the name of their file. Raises OSError where what is shipped cannot be read."""
     return {
+        "llm-exporter.yaml": _documents(_exporter()),
         "dashboards.yaml": _documents(_dashboards(shipped / "grafana" / "dashboards")),
         "servicemonitor.yaml": _documents([_service_monitor()]),
         "prometheusrule.yaml": _documents(_rules(shipped / "prometheus")),
@@ -43,6 +56,46 @@ def _documents(documents: Iterable[Manifest]) -> str:
 def _about(kind: str, version: str, name: str, labels: dict[str, str], **more: Any) -> Manifest:
     metadata: Manifest = {"name": name, "labels": {**LABELS, **labels}}
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+
+
+def _exporter() -> Iterable[Manifest]:
+    """The exporter itself: its configuration, one pod that may do nothing else, and the Service that is scraped."""
+    yield _about("ConfigMap", "v1", NAME, {}, data={"llm-exporter.yaml": CONFIGURATION})
+    container = {
+        "name": NAME,
+        "image": f"{NAME}:{__version__}",
+        "args": ["--config", "/etc/llm-exporter/llm-exporter.yaml", "--state-directory", "/var/lib/llm-exporter"],
+        "envFrom": [{"secretRef": {"name": NAME, "optional": True}}],
+        "ports": [{"name": "metrics", "containerPort": 9400}],
+        "livenessProbe": {"httpGet": {"path": "/-/healthy", "port": "metrics"}},
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": "metrics"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "configuration", "mountPath": "/etc/llm-exporter", "readOnly": True},
+            {"name": "state", "mountPath": "/var/lib/llm-exporter"},
+        ],
+    }
+    pod = {
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "configuration", "configMap": {"name": NAME}}, {"name": "state", "emptyDir": {}}],
+    }
+    template = {"metadata": {"labels": LABELS}, "spec": pod}
+    spec = {"replicas": 1, "selector": {"matchLabels": LABELS}, "template": template}
+    yield _about("Deployment", "apps/v1", NAME, {}, spec=spec)
+    ports = [{"name": "metrics", "port": 9400, "targetPort": "metrics"}]
+    yield _about("Service", "v1", NAME, {}, spec={"selector": LABELS, "ports": ports})
 
 
 def _dashboards(folder: Path) -> Iterable[Manifest]:

@@ -131,6 +131,7 @@ class _Check:
         self._kinds = kinds
         self._context = dict(context)
         self._named: dict[str, int] = {}
+        self._read: dict[tuple[str, str], list[tuple[TargetConfig, str]]] = {}
 
     def config(self) -> Config | None:
         """The configuration; of no use where there are problems."""
@@ -194,14 +195,25 @@ class _Check:
             parts = (named,)
         where = (*path, "name") if "name" in data else url_path
         line = self._root.line_of(where)
-        for name in (part.target_name for part in parts):
+        for part in parts:
+            name = part.target_name
             if name in self._named:
                 before = self._named[name]
                 self._add(where, f"the same name as the target on line {before}: {shown(name)} (write another name)")
             else:
                 self._named[name] = line
+                self._once(part, where)
         if isinstance(target, TargetConfig):
             yield from parts
+
+    def _once(self, target: TargetConfig, where: document.Path) -> None:
+        """Note a target that reads what another one reads: all its numbers would count twice."""
+        alike = target.model_copy(update={"name": None, "labels": {}})
+        known = self._read.setdefault((target.source, target.place), [])
+        twin = next((name for other, name in known if other == alike), None)
+        if twin is not None:
+            self._add(where, f"reads what {shown(twin)} reads, and would count it twice (write another url)")
+        known.append((alike, target.target_name))
 
     def _valid(
         self, model: type[BaseModel], data: object, path: document.Path, url_path: document.Path = ()
@@ -211,11 +223,14 @@ class _Check:
         except ValidationError as error:
             # a source that is not known has keys that are not known, either
             guess = model is TargetConfig and isinstance(data, dict) and data.get("source", AUTO) != AUTO
-            for mistake in error.errors():
-                if not (guess and mistake["type"] == "extra_forbidden"):
+            mistakes = error.errors()
+            within = {mistake["loc"][:-1] for mistake in mistakes}
+            for mistake in mistakes:
+                short = mistake["type"] == "too_short" and mistake["loc"] in within  # less what is wrong in it
+                if not short and not (guess and mistake["type"] == "extra_forbidden"):
                     place = url_path if mistake["loc"] == ("url",) and url_path else (*path, *mistake["loc"])
-                    within = getattr(mistake.get("ctx", {}).get("error"), "path", ())  # of a mistake in a map
-                    self._add((*place, *within), self._words(model, mistake))
+                    deeper = getattr(mistake.get("ctx", {}).get("error"), "path", ())  # of a mistake in a map
+                    self._add((*place, *deeper), self._words(model, mistake))
             return None
 
     def _add(self, path: document.Path, what: str) -> None:

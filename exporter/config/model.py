@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -17,6 +18,7 @@ from pydantic import (
     SerializeAsAny,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core.core_schema import ValidationInfo
 
@@ -25,13 +27,13 @@ from exporter.config.values import (
     URL_SCHEMA,
     AbsolutePath,
     Address,
+    BaseUrl,
     Duration,
     LabelName,
     SecretError,
     Size,
     Text,
     UpstreamLabelName,
-    Url,
     address,
     nearest,
     shown,
@@ -116,13 +118,34 @@ class Tls(Section):
         default=None, description="The key of `cert_file`, where it is not in the same file."
     )
 
+    @field_validator("key_file")
+    @classmethod
+    def _of_a_certificate(cls, key_file: str | None, info: ValidationInfo) -> str | None:
+        if key_file is not None and info.data.get("cert_file", "?") is None:
+            raise ValueError("a key without a certificate (write cert_file, too)")
+        return key_file
+
+    @model_validator(mode="after")
+    def _to_be_used(self, info: ValidationInfo) -> Self:
+        if info.context is not None:  # a file that is loaded: what it names must be of use now
+            import ssl
+
+            try:
+                self.context()
+            except ssl.SSLError:
+                what = "not certificates, or not the key of cert_file"
+                raise ValueError(f"{what} (write PEM files, the key without a passphrase)") from None
+            except OSError as error:
+                raise ValueError(f"cannot be read: {error.strerror} (let the exporter's user read it)") from None
+        return self
+
     def context(self) -> SSLContext:
         """Raises OSError where a file cannot be read or is no certificate."""
         import ssl
 
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            context.load_cert_chain(self.cert_file, self.key_file, password="")  # or the terminal would be asked
         return context
 
 
@@ -133,7 +156,7 @@ class TargetConfig(Section):
     """Seconds between two reads where nothing else is written; None for what is usual for all."""
 
     source: str = Field(default="auto", description="What kind of thing it is. `auto`: recognised by what it answers.")
-    url: Annotated[Url, WithJsonSchema(_ONE_OR_MORE_URLS)] = Field(
+    url: Annotated[BaseUrl, WithJsonSchema(_ONE_OR_MORE_URLS)] = Field(
         description="Where it answers. A list of URLs makes one target of each, alike in all else."
     )
     name: Text | None = Field(
@@ -209,6 +232,8 @@ def _to_be_had(value: Any, info: ValidationInfo) -> Any:
         plain = value.get_secret_value()
         if not plain or not plain.isprintable():
             raise ValueError(f"not a {_called(name)} (write one line of text, or {name}_file)")
+        if re.fullmatch(r"\$\{\w+\}|\$[A-Z][A-Z0-9_]+|os\.environ/\w+", plain):  # as shells and LiteLLM write it
+            raise ValueError(f"the name of a {_called(name)}, not the {_called(name)} (write {name}_env: NAME)")
     elif info.context is not None:
         if info.field_name.endswith("_file") and "/" in value:
             value = str(Path(info.context["directory"]) / value)

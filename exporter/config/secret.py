@@ -42,7 +42,7 @@ def from_file(name: str, environ: Mapping[str, str]) -> str:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise SecretError(f"cannot be read: {where}: {reason} (write the path of a file)") from None
     try:
-        secret = content.decode()
+        secret = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SecretError(f"not text: {where} (put nothing but the secret in the file)") from None
     return _whole(secret.removesuffix("\n").removesuffix("\r"), f"the file {where}")

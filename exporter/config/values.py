@@ -57,7 +57,7 @@ def shown(value: object) -> str:
 def nearest(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """What to write instead of `word`: the nearest known word, else `otherwise`, else all that is known."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=1) if len(word) <= SHOWN else []
+    near = get_close_matches(word.lower(), known, n=1) if len(word) <= SHOWN else []
     return f"write {near[0]}" if near else otherwise or f"known: {', '.join(known)}"
 
 
@@ -137,18 +137,22 @@ _HOST = r"(?:[\w.-]+|\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\])"
 
 def _url(value: Any) -> str:
     wrong = f"not a URL: {shown(value)} (write http://host:port or https://host:port)"
+    if isinstance(value, str) and re.search(r",\s*https?://", value):
+        raise ValueError("several URLs in one text (write a list: [http://a:1, http://b:1])")
     # white space and controls first: urlsplit would drop some of them without a word
     if not isinstance(value, str) or re.search(r"[\s\\\x00-\x20\x7f-\x9f]", value):
         raise ValueError(wrong)
     try:
         parts = urlsplit(value)
-        port = parts.port
     except ValueError:
         raise ValueError(wrong) from None
     if parts.scheme in ("http", "https") and "@" in value:  # anywhere: a password may hold a / or a ?
         raise ValueError("a user or password in a URL (put the secret in a file, and write api_key_file)")
-    if parts.scheme not in ("http", "https") or not re.fullmatch(rf"{_HOST}(:[0-9]+)?", parts.netloc) or port == 0:
+    found = re.fullmatch(rf"{_HOST}(?::([0-9]+))?", parts.netloc)
+    if parts.scheme not in ("http", "https") or found is None:
         raise ValueError(wrong)
+    if found[1] is not None and not 0 < int(found[1][:6]) < 65536:
+        raise ValueError(f"not a port: {shown(found[1])} (write 1 to 65535)")
     if "?" in value or "#" in value:
         raise ValueError(f"a URL with a query or fragment: {shown(value)} (write it without what follows ? or #)")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
@@ -158,6 +162,16 @@ URL_SCHEMA: JsonDict = {"title": "URL", "type": "string", "pattern": r"^https?:/
 
 Url = Annotated[str, BeforeValidator(_url), WithJsonSchema(URL_SCHEMA)]
 """An http or https URL without userinfo, query, fragment or slash at its end."""
+
+
+def _base(value: str) -> str:
+    if value.endswith("/metrics"):
+        raise ValueError(f"the URL of its metrics: {shown(value)} (write it without /metrics)")
+    return value
+
+
+BaseUrl = Annotated[Url, AfterValidator(_base)]
+"""Where an upstream's paths begin."""
 
 
 _WRITE_ADDRESS = "(write :9400, 127.0.0.1:9400 or [::1]:9400)"

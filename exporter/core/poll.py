@@ -18,7 +18,7 @@ import structlog
 
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
-from exporter.core.source import Follower, Result, Source
+from exporter.core.source import Follower, Result, Source, waited
 from exporter.core.state import Store
 from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, Samples
@@ -122,7 +122,7 @@ class Watch:
         """Read once and publish what came of it. Never raises but when cancelled."""
         took: float | None = None
         whole = False
-        began, worked, bodies = time.monotonic(), time.thread_time(), self.reader.bodies
+        began, waiting, bodies = time.monotonic(), waited(), self.reader.bodies
         try:
             async with asyncio.timeout(self._timeout):
                 result = await self._source.read()
@@ -138,8 +138,8 @@ class Watch:
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
         # what the loop worked meanwhile, for whatever target, is no time of the upstream's
-        took = reading.seconds - (time.thread_time() - worked) if took is None else took
-        self.health.interval = self._interval_after(None if whole else reading.reason, took)
+        took = waited() - waiting if took is None else took
+        self.health.interval = self._interval_after(None if whole else reading.reason, took, reading.seconds)
         self.health.samples = self.reader.samples
         self.health.dropped = self.totals.dropped
         self._publish(reading)
@@ -148,14 +148,14 @@ class Watch:
                 await asyncio.sleep(0)
         return reading
 
-    def _interval_after(self, reason: str | None, took: float) -> float:
-        """Seconds until the next read, after one that took so many and, with a `reason`, gave nothing."""
+    def _interval_after(self, reason: str | None, took: float, seconds: float) -> float:
+        """Seconds until the next read, after one of `seconds` that `took` some of the upstream's; with a `reason`, in vain."""
         share = interval_in_force(self._configured, took)
         if reason == "auth":
             self._pause = min(max(2 * self._pause, REFUSED[0]), REFUSED[1])
             return max(share, self._pause)
         if reason == "timeout":  # it may be back soon, and may not have worked at all: its share is come to in steps
-            self._pause = min(max(2 * self._pause, 2 * took, self._configured), share)
+            self._pause = max(min(max(self._pause, seconds) * 2, seconds * SHARE), self._configured)
             return self._pause
         self._pause = 0.0
         return share

@@ -28,6 +28,11 @@ TOLD = 500
 """Rows that are taken in one piece."""
 
 
+def waited() -> float:
+    """A clock that stands while this thread works, for whatever target: in seconds, to tell an upstream's slowness."""
+    return time.monotonic() - time.thread_time()
+
+
 def written(name: str, labels: Mapping[str, object], value: float) -> bytes:
     """A row as a line of an exposition."""
     text = ",".join(f'{label}="{escaped(str(said))}"' for label, said in labels.items())

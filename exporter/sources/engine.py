@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -21,7 +20,7 @@ from exporter.config.model import TargetConfig, WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Glance, Upstream, refuse
 from exporter.core.mapping import alias
-from exporter.core.source import Context, Result
+from exporter.core.source import Context, Result, waited
 from exporter.core.types import Advice, Sample
 from exporter.sources import sources
 
@@ -114,13 +113,16 @@ class Engine:
         return found == [cls.kind]
 
     async def read(self) -> Result:
-        began = time.monotonic()
+        began = waited()
         async with self._context.upstream.get(self._config.metrics_endpoint) as answer:
             if answer.status == 404:
                 raise ReadError("status", f"{answer.url} answers 404: no metrics are there ({self.switch})")
+            if answer.status in (401, 403):
+                what = "a key is missing or wrong (write api_key_file)"
+                raise ReadError("auth", f"{answer.url} answers {answer.status}: {what}")
             refuse(answer)
             await self._context.take(answer)
-        took = time.monotonic() - began
+        took = waited() - began
         if self._context.clock() - self._listed > LISTED:
             self._listed = self._context.clock()
             await self._list()

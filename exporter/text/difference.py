@@ -46,6 +46,10 @@ METRIC = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]{0,99}")
 JOINT = 32 << 10
 """Bytes of a chunk that are put together with the rest of the one before, so that the whole chunk is not copied."""
 
+CUT = 100_000
+"""Lines that cut bodies may add to what is known. Beyond, what the newest of them did not tell counts as vanished: an
+upstream that tells ever new lines and never comes to an end would fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -81,6 +85,7 @@ class Difference:
         self._types: dict[str, str] = {}
         self._torn = False  # another process has begun, and no body since was whole: there may be stale destinations
         self._samples = 0
+        self._whole_samples = 0
         self._repeats = 0
         self._begin_body()
 
@@ -161,6 +166,7 @@ class Difference:
             for block in (*unread, *body.unread()):
                 self._vanish(block)
             self._install(body.blocks)
+        self._whole_samples = self._samples
         self._often = {block: None for block in self._often if not block.cool(self._read)}
         self._shelf.forget_expired(self._clock())
         if self._repeats:
@@ -188,9 +194,12 @@ class Difference:
                     self._shelf.remember(block, block.until)
                 else:
                     blocks.append(block)
-            self._install(
-                blocks + [block for block in self._blocks if block.read != self._read and not block.dissolved]
-            )
+            before = [block for block in self._blocks if block.read != self._read and not block.dissolved]
+            if self._shelf.lines > 2 * self._whole_samples + CUT:
+                for block in before:
+                    self._vanish(block)
+                before = []
+            self._install(blocks + before)
         self._begin_body()
 
     def _advance(self, buffer: bytes, at: int, *, final: bool) -> None:

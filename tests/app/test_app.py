@@ -226,14 +226,39 @@ async def test_read_prints_what_would_be_shown_and_what_was_left_out_and_why(tmp
         assert "LITELLM_API_KEY" in err
 
 
+@pytest.mark.parametrize(
+    ("source", "url", "said"),
+    [
+        ("redis", "redis://user:hunter2@127.0.0.1:1", "redis://127.0.0.1:1: connect: "),
+        ("vllm", "http://user:hunter2@127.0.0.1:1", "'http://…@127.0.0.1:1': url: a user or password in a URL"),
+        ("vllm", "", "vllm: url: not a URL: ''"),
+    ],
+)
+async def test_read_says_what_is_wrong_without_the_login_of_a_url(source: str, url: str, said: str) -> None:
+    status, out, err = await run("read", source, url, HOME="/tmp")
+    assert status in (1, 2)
+    assert err.startswith(said)
+    assert "hunter2" not in out + err
+
+
 async def test_check_reads_each_target_once_and_lists_every_mistake(tmp_path: Path) -> None:
     file = tmp_path / "llm.yaml"
     async with serving(Proxy()) as port:
         file.write_text(f"targets: [{{source: litellm, url: 'http://127.0.0.1:{port}', api_key: sk-right}}]\n")
         status, out, _ = await run("check", str(file))
         assert status == 0
-        assert "fine, 1 targets" in out
-        assert re.search(r"up, \d+ series", out)
+        assert "fine, 1 target," in out
+        assert re.search(r": up, \d+ series", out)
+        file.write_text(f"targets: ['http://127.0.0.1:{port}', 'http://127.0.0.1:{free_port()}']\n")
+        status, out, _ = await run("check", str(file), LITELLM_API_KEY="sk-right")
+        assert status == 1
+        assert f"127.0.0.1:{port}: down (auth): " in out  # it was recognised, and wants a key
+        assert "down (content): not recognised: " in out
+        assert (await run("check", "--offline", str(file)))[0] == 0
+    file.write_text("# targets: []\n")
+    status, out, _ = await run("check", str(file))
+    assert status == 0
+    assert "nothing would be read (write targets, or detect: true)" in out
     file.write_text("intervall: 5s\ntargets: [{source: litelm, url: 'http://a'}]\n")
     status, out, err = await run("check", str(file))
     assert (status, out) == (2, "")
@@ -269,6 +294,42 @@ async def test_a_target_given_by_its_url_alone_is_down_until_it_is_recognised(tm
         async with serving(Proxy(), port):
             page = await made.until(rf'^llm_target_up\{{source="litellm",target="127.0.0.1:{port}"\}}', seconds=30)
             assert 'source="auto"' not in page
+
+
+async def test_a_url_that_hangs_delays_no_other_from_being_recognised(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and says nothing
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with serving(Proxy()) as port:
+            file.write_text(f"targets: ['http://{place}', 'http://127.0.0.1:{port}']\n")
+            async with exporter(tmp_path, "--config", str(file)) as made:
+                await made.until(rf'^llm_target_up\{{source="auto",target="{place}"\}} 0.0', seconds=60)
+    assert made.log.index("] recognised") < made.log.index(f"{place}: no answer")
+    assert made.log.count("is not recognised") == 1
+
+
+@pytest.mark.parametrize("to", ["2>/dev/full", "2>&-", ">&- 2>&-"])
+async def test_a_log_that_cannot_be_written_is_no_reason_to_stop(to: str, tmp_path: Path) -> None:
+    port = free_port()
+    file = tmp_path / "llm.yaml"
+    file.write_text(f"listen: 127.0.0.1:{port}\nstate_directory: {tmp_path}/state\nreload: true\n")
+    command = f"exec {sys.executable} -m exporter --config {file} {to}"
+    made = Exporter(await asyncio.create_subprocess_shell(command), port)
+    try:
+        await made.until("is ready", "/-/ready")
+        assert (await made.get("/-/reload", "POST"))[0] == 200
+        assert "llm_exporter_build_info" in (await made.get("/metrics"))[1]
+    finally:
+        made.process.send_signal(signal.SIGTERM)
+        await made.process.wait()
+
+
+async def test_a_configuration_that_reads_nothing_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    file.write_text("interval: 1s\n")
+    async with exporter(tmp_path, "--config", str(file)) as made:
+        await made.until("is ready", "/-/ready")
+    assert "nothing is read: no targets are configured, and detect is off" in made.log
 
 
 async def test_what_holds_for_all_targets_is_taken_by_those_that_are_watched(tmp_path: Path) -> None:

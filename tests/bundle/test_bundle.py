@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from exporter import bundle
 from exporter.bundle import found, kubernetes
-from exporter.cli import main
+from exporter.cli import _parser, main
 from exporter.config.load import configured_kinds, load
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +51,26 @@ def test_a_bundle_holds_all_of_it_and_its_configuration_is_taken(tmp_path: Path)
 
 def test_a_second_bundle_keeps_what_is_the_users(tmp_path: Path) -> None:
     bundle.write(tmp_path)
-    for name in ("llm-exporter.yaml", ".env", "compose.yaml", "README.md"):
+    names = ("llm-exporter.yaml", ".env", "compose.yaml", "prometheus/prometheus.yml")
+    for name in names:
         (tmp_path / name).write_text("mine\n")
-    written = {file.name for file in bundle.write(tmp_path)}
-    kept = {name for name in ("llm-exporter.yaml", ".env", "compose.yaml", "README.md") if name not in written}
+    written = {str(file.relative_to(tmp_path)) for file in bundle.write(tmp_path)}
+    kept = {name for name in names if name not in written}
     assert kept == {"llm-exporter.yaml", ".env"}
     assert (tmp_path / ".env").read_text() == "mine\n" != (tmp_path / "compose.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("compose.yaml", []), ("README.md", []), ("servicemonitor.yaml", ["--kubernetes"])]
+)
+def test_a_strangers_file_is_not_written_over(
+    name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine\n")
+    assert main(["bundle", *arguments, str(tmp_path)]) == 1
+    assert f"{name} is there, and is no bundle's" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine\n"
 
 
 def test_what_was_found_is_written_as_a_file_that_reads_the_same(tmp_path: Path) -> None:
@@ -122,10 +136,40 @@ def test_a_dashboard_that_no_configmap_holds_is_refused(tmp_path: Path) -> None:
 
 def test_manifests_of_this_version_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "--kubernetes", str(tmp_path)]) == 0
-    names = {"dashboards.yaml", "servicemonitor.yaml", "prometheusrule.yaml"}
+    names = {"llm-exporter.yaml", "dashboards.yaml", "servicemonitor.yaml", "prometheusrule.yaml"}
     assert {file.name for file in tmp_path.iterdir()} == names
     assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == names
     shown = [
         made["metadata"]["name"] for made in yaml.safe_load_all((tmp_path / "dashboards.yaml").read_text()) if made
     ]
     assert shown == sorted(file.stem for file in (ROOT / "grafana" / "dashboards").glob("*/*.json"))
+
+
+def test_on_kubernetes_the_exporter_runs_on_its_configuration_behind_the_service_that_is_scraped(
+    tmp_path: Path,
+) -> None:
+    bundle.write(tmp_path, for_kubernetes=True)
+    file = tmp_path / "llm-exporter.yaml"
+    made = {each["kind"]: each for each in yaml.safe_load_all(file.read_text())}
+    assert set(made) == {"ConfigMap", "Deployment", "Service"}
+    (name, text), *others = made["ConfigMap"]["data"].items()
+    assert not others
+    (tmp_path / name).write_text(text.replace("targets: []", "targets:").replace("# -", "-"))
+    config = load(tmp_path / name, environ={"LITELLM_API_KEY": "sk-1"})  # the examples, once they are switched on
+    assert [target.source for target in config.targets] == ["litellm", "auto"]
+    pod = made["Deployment"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    options = _parser().parse_args(container["args"])
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {str(options.config.parent): "configuration", str(options.state_directory): "state"}
+    assert options.config.name == name
+    (monitor,) = yaml.safe_load_all((tmp_path / "servicemonitor.yaml").read_text())
+    service = made["Service"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert made["Deployment"]["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    file.write_text("mine\n")
+    bundle.write(tmp_path, for_kubernetes=True)
+    assert file.read_text() == "mine\n"

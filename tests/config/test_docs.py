@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from exporter.config.load import configured_kinds, load
-from exporter.config.model import Config, Limits, Score, TargetConfig, Thresholds
+from exporter.config.model import Config, Limits, Score, TargetConfig, Thresholds, Tls
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -52,11 +52,15 @@ def test_stale_files_are_named_and_made_again(
     assert make.main(["--check"]) == 0
 
 
-def test_the_page_opens_with_an_example_that_is_taken(make: ModuleType, tmp_path: Path) -> None:
+def test_the_page_opens_with_an_example_that_is_taken(
+    make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = re.search(r"```yaml\n(.*?)```", make.configuration(), re.DOTALL)
     assert found is not None
-    for name in ("litellm-key", "ca.pem", "exporter.pem", "exporter.key"):
-        (tmp_path / name).write_text("sk-1\n")
+    (tmp_path / "litellm-key").write_text("sk-1\n")
+    monkeypatch.setattr(Tls, "context", lambda _: None)  # whose files are nobody's
+    for name in ("ca.pem", "exporter.pem", "exporter.key"):
+        (tmp_path / name).write_text("")
     file = tmp_path / "llm-exporter.yaml"
     file.write_text(found[1])
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "LITELLM_API_KEY": "sk-2"}
@@ -72,7 +76,7 @@ def test_the_example_shows_every_key(model: type[BaseModel], make: ModuleType) -
 
 def test_every_key_is_described(make: ModuleType) -> None:
     page = make.configuration()
-    models: list[type[BaseModel]] = [Config, Limits, Score, Thresholds, *configured_kinds().values()]
+    models: list[type[BaseModel]] = [Config, Limits, Score, Thresholds, Tls, *configured_kinds().values()]
     for model in models:
         for key, field in model.model_fields.items():
             if issubclass(model, TargetConfig) and key in TargetConfig.model_fields:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as parsed
 from served import Routes, exposition, read, serving, values, watching
 
+from exporter.core.fetch import Answer
+from exporter.core.source import Context
 from exporter.core.types import Reading
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
@@ -577,14 +580,32 @@ async def test_where_no_metrics_are_the_error_says_what_switches_them_on(kind: s
     assert remedy in reading.error
 
 
-async def test_another_server_s_metrics_are_no_failure_but_advice() -> None:
-    reading = await read("sglang", captured(VLLM))
+@pytest.mark.parametrize(("kind", "path"), [("sglang", "/metrics"), ("litellm", "/metrics/")])
+async def test_another_server_s_metrics_are_no_failure_but_advice(kind: str, path: str) -> None:
+    reading = await read(kind, {path: body(VLLM)})
     assert reading.ok
     assert not reading.samples
-    assert "no metric of sglang's" in reading.advice[0].missing
+    assert reading.advice[0].missing.startswith("every number: ")
 
 
 async def test_sglang_s_health_is_never_asked() -> None:
     async with serving(captured(SGLANG)) as server, watching("sglang", server.url) as watch:
         await watch.read()
         assert set(server.asked) == {"/metrics", "/v1/models"}
+
+
+async def test_what_the_exporter_works_meanwhile_is_no_slowness_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Context.take
+
+    async def working(context: Context, answer: Answer, sentinel: bytes = b"") -> bool:
+        until = time.thread_time() + 0.2
+        while time.thread_time() < until:
+            pass
+        return await take(context, answer, sentinel)
+
+    monkeypatch.setattr(Context, "take", working)
+    async with serving(captured(VLLM)) as server, watching("vllm", server.url) as watch:
+        began = time.monotonic()
+        result = await watch._source.read()
+        assert result.seconds is not None
+        assert result.seconds <= time.monotonic() - began - 0.2

@@ -369,3 +369,18 @@ def test_a_first_read_of_lines_that_only_the_strict_parser_takes_is_not_quadrati
     reader = Reader()
     reader.read(b"".join(b'h_bucket{le="%d"} 1\r\n' % le for le in range(1_000)))
     assert len(parsed) <= 2_000
+
+
+def test_bodies_that_are_always_cut_and_always_new_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.text.difference.CUT", 100)
+    monkeypatch.setattr("exporter.text.shelf.REMEMBERED", 100)
+    reader = Reader()
+    whole = b'a_total{model="m"} 1\nb 2\n'
+    reader.read(whole)
+    for turn in range(20):
+        body = b"".join(b'a_total{model="%d-%d"} 1\n' % (turn, line) for line in range(200))
+        with pytest.raises(ReadError, match="cut on its way"):
+            reader.read(whole + body + b"a_tot")
+        assert len(reader.difference) < 1_000
+    reader.read(whole)
+    assert reader.values(whole) == strictly(whole)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from exporter.config.model import TargetConfig, WithPassword, host_and_port
-from exporter.config.values import AbsolutePath, Duration, Url
+from exporter.config.values import AbsolutePath, BaseUrl, Duration, Url
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result
 from exporter.sources.dynamo.discovery import Discovery
@@ -25,7 +25,7 @@ FRONTEND_PORT = "8000"
 ETCD = "http://127.0.0.1:2379"
 NATS = "http://127.0.0.1:8222"
 
-_Urls = Annotated[tuple[Url, ...], Field(min_length=1)]
+_Urls = Annotated[tuple[BaseUrl, ...], Field(min_length=1)]
 
 
 class Deployment(WithPassword):
@@ -34,7 +34,7 @@ class Deployment(WithPassword):
     usual_interval: ClassVar[float | None] = 3.0
 
     source: Literal["dynamo"] = "dynamo"
-    url: Url = Field(default="", description="One frontend, or one worker's system port, and nothing else.")
+    url: BaseUrl = Field(default="", description="One frontend, or one worker's system port, and nothing else.")
     etcd: _Urls | None = Field(
         default=None, description="The members of the etcd in which workers register. `user` and `password` are etcd's."
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from exporter.catalogue import families
 from exporter.core.errors import ReadError
 from exporter.core.fetch import refuse
-from exporter.core.source import Context, Result
+from exporter.core.source import Context, Result, waited
 from exporter.core.types import Sample
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class Endpoint:
     async def read(self) -> Result:
         """Read the port once into the context's totals. Raises ReadError."""
         self.endpoints = {}
-        began = time.monotonic()
+        began = waited()
         try:
             told = await self._metrics()
         except ReadError as error:
             if error.reason != "connect" or self._is_dynamo:
                 raise
             raise ReadError("connect", f"{error} (for Dynamo's metrics: {SWITCH})") from None
-        took = time.monotonic() - began
+        took = waited() - began
         own = await self._health()
         if not told:  # an old frontend has no metrics until it has a model
             if not self._is_dynamo:

@@ -6,7 +6,6 @@ Reading it writes nothing. The leases are asked for over etcd's HTTP gateway; no
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +14,7 @@ from exporter.config.model import WithPassword
 from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
-from exporter.core.source import Context, Result
+from exporter.core.source import Context, Result, waited
 from exporter.core.types import Advice
 from exporter.sources.etcd.gateway import Gateway, RefusedError
 
@@ -105,11 +104,11 @@ class Etcd:
 
     async def _metrics(self) -> str | None:
         """Read the metrics into the totals; they tell the version."""
-        began = time.monotonic()
+        began = waited()
         async with self._context.upstream.get("/metrics") as answer:
             refuse(answer)
             await self._context.take(answer)
-        self._took = time.monotonic() - began
+        self._took = waited() - began
         versions = [dict(labels).get("version") for labels in self._context.totals.internal("version")]
         return next(iter(versions), None)
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from exporter.catalogue import families
 from exporter.config.model import TargetConfig, WithKey, WithThresholds, host_and_port
-from exporter.config.values import Text, Url
+from exporter.config.values import Text, Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.source import Context, Result
 from exporter.core.tcp import certificate_expiry, connected, trust
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"not a status: {shown(value)} (write 200, or [200, 204])")  # noqa: TRY004 - pydantic's way
     return (value,) if isinstance(value, int) else value
 
 

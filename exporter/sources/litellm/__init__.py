@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from exporter.catalogue import families
 from exporter.config.model import TargetConfig, WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
-from exporter.core.source import Context, Result, source_map
+from exporter.core.source import Context, Result, source_map, waited
 from exporter.core.types import Advice, Sample
 from exporter.sources.litellm.deployments import Deployments, Listing
 from exporter.sources.litellm.tpot import Tpot
@@ -51,6 +51,13 @@ class Proxy(WithKey):
         METRICS,
         description="Path, or URL, of the metrics; the URL of a separate metrics port is faster and needs no key.",
     )
+
+    @field_validator("health_endpoint")
+    @classmethod
+    def _not_billed(cls, endpoint: str) -> str:
+        if endpoint.rstrip("/").endswith("/health") or endpoint.strip("/") == "health":
+            raise ValueError(f"/health makes billable calls (write {ALIVE})")
+        return endpoint
 
 
 class LiteLLM:
@@ -126,12 +133,12 @@ class LiteLLM:
         return samples
 
     async def _metrics(self) -> None:
-        began = time.monotonic()
+        began = waited()
         if self._filter:
             self._filter = await self._take(self._names)
         if not self._filter:
             await self._take([])
-        self._took = time.monotonic() - began
+        self._took = waited() - began
 
     async def _take(self, query: Sequence[tuple[str, str]]) -> bool:
         """Read the metrics into the totals; False where the answer shows that it was not filtered but emptied."""
@@ -183,6 +190,9 @@ class LiteLLM:
 
     def _advice(self) -> list[Advice]:
         advice = []
+        if not any(self._context.totals.present.values()):
+            remedy = "see whether it is a LiteLLM proxy, and has served a request since it started"
+            advice.append(Advice(f"every number: {self._config.metrics_endpoint} has none of LiteLLM's", remedy))
         if self._took > SLOW:
             advice.append(
                 Advice(

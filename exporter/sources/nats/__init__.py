@@ -73,6 +73,13 @@ class Server(WithPassword, WithToken):
         default=None, description="File of credentials, as `nsc` makes them, read again each time."
     )
 
+    @field_validator("url", mode="before")
+    @classmethod
+    def _monitored(cls, url: object) -> object:
+        if isinstance(url, str) and url.startswith(("nats://", "tls://")):
+            raise ValueError("the port of clients (write it as server; url is http://host:8222)")
+        return url
+
     @field_validator("server")
     @classmethod
     def _somewhere(cls, server: str | None, info: ValidationInfo) -> str | None:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from exporter.catalogue import families
 from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
+from exporter.core.tcp import connected
 from exporter.core.types import Sample, SeriesTable
 
 if TYPE_CHECKING:
@@ -306,16 +307,13 @@ async def _end(client: Client) -> None:
 
 
 async def greets(server: str) -> bool:
-    """Whether a NATS server listens there: it speaks first, and says INFO. Raises ReadError (connect, timeout)."""
+    """Whether a NATS server listens there: it speaks first, and says INFO.
+
+    Raises ReadError (connect, truncated, timeout).
+    """
     place = urlsplit(server)
     try:
-        async with asyncio.timeout(CONNECT):
-            reader, writer = await asyncio.open_connection(place.hostname, place.port)
-            try:
-                return (await reader.read(64)).startswith(b"INFO {")
-            finally:
-                writer.close()
+        async with asyncio.timeout(CONNECT), connected(place.hostname or "", place.port or 0, None) as (reader, _):
+            return (await reader.read(64)).startswith(b"INFO {")
     except TimeoutError:
         raise ReadError("timeout", f"{server}: nobody spoke within {CONNECT} s") from None
-    except OSError as error:
-        raise ReadError("connect", f"{server}: {error.strerror or error}") from None
