@@ -149,7 +149,7 @@ class Watch:
         return reading
 
     def _interval_after(self, reason: str | None, took: float, seconds: float) -> float:
-        """Seconds until the next read, after one of `seconds` that `took` some of the upstream's; with a `reason`, in vain."""
+        """Seconds until the next read, after one that `took` the upstream so many of `seconds`, with a `reason` in vain."""
         share = interval_in_force(self._configured, took)
         if reason == "auth":
             self._pause = min(max(2 * self._pause, REFUSED[0]), REFUSED[1])
