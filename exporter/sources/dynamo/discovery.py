@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.catalogue import families
-from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.source import Context, Result, Row
 from exporter.core.types import Advice, Labels, Reading, Sample, Series
@@ -69,13 +68,7 @@ class Discovery:
         self._advice: tuple[Advice, ...] = ()
         self._made: dict[tuple[str, Labels], Series] = {}
         members = [context.upstream.elsewhere(url) for url in config.etcd or ()]
-        self._etcd = Gateway(members, self._login) if members else None
-
-    def _login(self) -> tuple[str, str] | None:
-        try:
-            return self._config.login()
-        except SecretError as error:
-            raise ReadError("auth", str(error)) from None
+        self._etcd = Gateway(members, config.login) if members else None
 
     # -- reading -------------------------------------------------------------------------------------------------
 
