@@ -418,6 +418,9 @@ class App:
             return str(error)
         except TimeoutError:
             return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
+        except Exception as error:  # what answers somewhere must not end the exporter
+            log.exception("a look failed by a defect of the exporter", source=source.kind)
+            return f"{target.place}: a defect of the exporter, please report it: {type(error).__name__}: {error}"
         return None if known else _something_else(target)
 
 

@@ -15,6 +15,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from exporter.app import App
+from exporter.config.model import TargetConfig
+from exporter.core.fetch import Upstream, session
+from exporter.sources.litellm import LiteLLM
+
 CAPTURES = Path(__file__).parents[1] / "captures" / "litellm" / "1.106.2"
 
 
@@ -298,12 +303,55 @@ async def test_a_wrong_environment_is_said_without_its_secrets(
     assert "Traceback" not in err
 
 
+async def test_an_environment_that_nobody_asked_for_is_no_mistake(tmp_path: Path) -> None:
+    """Kubernetes itself sets REDIS_PORT=tcp://… beside a service of that name."""
+    wrong = {"REDIS_HOST": "redis", "REDIS_PORT": "tcp://10.0.0.1:6379"}
+    file = tmp_path / "llm.yaml"
+    file.write_text("targets: []\n")
+    async with exporter(tmp_path, "--config", str(file), **wrong) as made:
+        await made.until("is ready", "/-/ready")
+        file.write_text("detect: true\n")
+        made.process.send_signal(signal.SIGHUP)
+        await made.until("^llm_exporter_config_last_reload_successful 0.0")
+    assert "not a Redis server" in made.log
+
+
 async def test_a_key_file_that_is_missing_is_the_targets_failure_and_says_so(tmp_path: Path) -> None:
     async with serving(Proxy()) as port:
         environ = {"LITELLM_HOST": f"127.0.0.1:{port}", "LITELLM_API_KEY_FILE": str(tmp_path / "nothing")}
         async with exporter(tmp_path, **environ) as made:
             await made.until('reason="auth"} 1.0')
             assert "nothing" in (await made.get("/"))[1]
+
+
+class Catchall:
+    """Answers everything alike, as no upstream does."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    async def answer(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(body=self.body, content_type="application/json")
+
+
+async def test_what_answers_where_an_upstream_is_looked_for_never_ends_the_exporter(tmp_path: Path) -> None:
+    async with serving(Catchall(b"{}")) as port:
+        etcd = {"ETCD_ENDPOINTS": f"http://127.0.0.1:{port}", "ETCD_AUTH_USERNAME": "dynamo"}
+        async with exporter(tmp_path, **etcd) as made:
+            await made.until("is ready", "/-/ready")
+            assert "ETCD_AUTH_PASSWORD is not set" in (await made.get("/"))[1]
+
+
+async def test_a_look_that_fails_by_a_defect_says_so_and_ends_nothing() -> None:
+    class Broken(LiteLLM):
+        @staticmethod
+        async def recognise(*_: object) -> bool:
+            raise KeyError("header")
+
+    async with session() as client:
+        target = TargetConfig(url="http://127.0.0.1:1")
+        problem = await App._problem_with(Broken, Upstream(client, target.url), target)
+    assert problem == "http://127.0.0.1:1: a defect of the exporter, please report it: KeyError: 'header'"
 
 
 @pytest.mark.parametrize("arguments", [["--interval", "5", "serve"], ["serve", "--interval", "5"], ["--interval", "5"]])
