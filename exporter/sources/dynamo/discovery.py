@@ -310,7 +310,7 @@ async def _takes_connections(address: tuple[str, int]) -> bool:
     try:
         async with asyncio.timeout(CONNECT):
             _, writer = await asyncio.open_connection(*address)
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # the last one: a host that cannot be one
         return False
     writer.close()
     return True

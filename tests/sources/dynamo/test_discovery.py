@@ -361,6 +361,59 @@ def test_what_is_no_registration_of_dynamo_s_is_ignored() -> None:
         assert not registry.gone
 
 
+def test_a_key_whose_value_is_no_longer_to_be_understood_is_no_instance_any_more() -> None:
+    registry = Registry()
+    assert registry.put("v1/instances/a/b/c/1", b'{"transport": {"tcp": "h:1/x"}}', 1, 0, 1.0)
+    assert registry.put("v1/instances/a/b/c/1", b"not json", 2, 0, 2.0)
+    assert not registry.instances
+    assert [*registry.gone] == [Endpoint("a", "b", "c")]
+    assert not registry.delete("v1/instances/a/b/c/1", 3.0)
+
+
+def test_an_endpoint_is_gone_with_the_last_of_its_keys_and_a_crowd_that_goes_costs_its_number() -> None:
+    class Counted(Endpoint):
+        compared = 0
+
+        def __hash__(self) -> int:
+            Counted.compared += 1
+            return super().__hash__()
+
+    registry = Registry()
+    keys = [(f"v1/instances/a/b/{name}/{worker:x}", b"{}", 1, 0) for worker in range(500) for name in "cde"]
+    keys += [(f"v1/mdc/a/b/c/{worker:x}", b"{}", 1, 0) for worker in range(500)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exporter.sources.dynamo.registry.Endpoint", Counted)
+        registry.replace(keys, 1.0, first=True)
+        registry.replace(keys[-1:], 2.0, first=False)
+        assert {endpoint.name for endpoint in registry.gone} == {"d", "e"}
+        Counted.compared = 0
+        registry.replace(keys, 3.0, first=False)
+        registry.replace([], 4.0, first=False)
+    assert {endpoint.name for endpoint in registry.gone} == {"c", "d", "e"}
+    assert Counted.compared < 20 * 2 * len(keys)
+
+
+@pytest.mark.parametrize(
+    "place", ["h:0", "a..b:80", "[::1:80", "a\0b:80", f"{'x' * 80}:80", "h:²", ":80", "127.0.0.1:99999"]
+)
+async def test_an_address_that_can_be_none_costs_its_own_instance_alone(place: str) -> None:
+    double = Double()
+    double.put("v1/instances/dynamo/backend/generate/a", {"transport": {"tcp": f"{place}/x"}})
+    double.put("v1/instances/dynamo/other/generate/b", {"transport": {"tcp": "127.0.0.1:1/x"}})
+    async with watching(double, nats=None) as watched:
+        assert await watched.states() == {"generate": "ready", "a": "ready", "b": "ready"}
+
+
+@pytest.mark.parametrize("place", ["h:99999", "h:0", "[::1", "h:x", "user:word@h:81", "a\0b:80", "h :1"])
+async def test_a_system_port_that_can_be_none_is_not_read(place: str) -> None:
+    double = Double()
+    path = f"http://{place}/v1/metadata/config.json"
+    double.put("v1/mdc/dynamo/backend/generate/a", {"card_json": {"model_info": {"hf_config_json": {"path": path}}}})
+    async with watching(double) as watched:
+        assert await watched.states() == {"generate": "provisioning"}
+        assert watched.found == []
+
+
 @pytest.mark.parametrize("transport", ["{}", '"x"', "null", '{"tcp": "x"}', '{"tcp": {"host": 1}}', "[1]"])
 def test_an_instance_whose_transport_is_not_understood_is_there_all_the_same(transport: str) -> None:
     record = read_record("v1/instances/a/b/c/3", b'{"transport": %b}' % transport.encode(), 0)
