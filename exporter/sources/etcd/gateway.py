@@ -194,7 +194,7 @@ class Gateway:
         try:
             told = json.loads(text)
             said, code = str(told["error"]), int(told.get("code", 0))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
             said, code = "", 0
         reason, what = "auth", f"answers {answer.status}: {said[:200]}"
         if answer.status == 404:
@@ -218,7 +218,7 @@ def _understanding(endpoint: str) -> Iterator[None]:
     """Turns what goes wrong where an answer is taken apart into ReadError (content)."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
         raise ReadError("content", f"{endpoint} answers with something that is not etcd's") from None
 
 

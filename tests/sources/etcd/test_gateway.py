@@ -15,6 +15,8 @@ JUNK = [
     b'{"header":{}}',
     b'{"header":[1]}',
     b'{"header":{"revision":"x"}}',
+    b'{"header":{"revision":Infinity}}',
+    b'{"error":"x","code":Infinity}',
     b'{"header":{"revision":"1"},"kvs":1}',
     b'{"header":{"revision":"1"},"kvs":[1]}',
     b'{"header":{"revision":"1"},"kvs":[{"key":1}]}',
