@@ -305,7 +305,7 @@ class App:
                 if name in wanted:
                     self._stop(name)
                 continue  # it stays and stops with its parent
-            stays = watched.found and config.detect and name not in wanted
+            stays = watched.found and config.detect and not _is_among(watched.config, wanted)
             if anew or not (stays or watched.config == wanted.get(name)):
                 self._stop(name)
                 if stays:
@@ -383,26 +383,28 @@ class App:
             self.board.publish(Reading(name, time.time(), 0.0, reason="content", error=f"{error} (write its source:)"))
         if not self.config.detect:
             return
-        watched = {url for known in self._targets.values() if (url := known.config.url)}
-        places = {(known.config.source, known.config.place) for known in self._targets.values()}
         ways: dict[str, Upstream] = {}
         for kind, source in sources().items():
             for target in source.candidates(self._environ):
-                if target.target_name in self._targets or target.url in watched or (kind, target.place) in places:
+                if self._is_known(target):
                     continue
                 upstream = ways.setdefault(target.url, self._way_to(target))
                 problem = await self._problem_with(source, upstream, target)
-                if problem is None:
+                if problem is not None:
+                    self._missing[target.target_name] = f"{kind}: {problem}"
+                    log.debug("not found", source=kind, problem=problem)
+                elif self.config.detect and not self._is_known(target):  # another configuration may have come meanwhile
                     log.info("found", source=kind, url=target.place)
                     self._missing.pop(target.target_name, None)
                     self._start(target, found=True)
-                    watched |= {target.url} - {""}  # not all are at a URL
-                else:
-                    self._missing[target.target_name] = f"{kind}: {problem}"
-                    log.debug("not found", source=kind, problem=problem)
         if first:
             missing = {each.partition(":")[0]: None for each in self._missing.values()}
             log.info("looks again for what is missing, and says why at /", missing=", ".join(missing))
+
+    def _is_known(self, target: TargetConfig) -> bool:
+        """Whether its name is taken, or what is at its place is watched."""
+        watched = {name: watched.config for name, watched in self._targets.items()}
+        return target.target_name in self._unrecognised or _is_among(target, watched)
 
     def _way_to(self, target: TargetConfig) -> Upstream:
         assert self._client is not None  # noqa: S101 - made before anything is looked for
@@ -422,6 +424,14 @@ class App:
             log.exception("a look failed by a defect of the exporter", source=source.kind)
             return f"{target.place}: a defect of the exporter, please report it: {type(error).__name__}: {error}"
         return None if known else _something_else(target)
+
+
+def _is_among(target: TargetConfig, others: Mapping[str, TargetConfig]) -> bool:
+    """Whether one of the others has its name, or is at its place."""
+    return target.target_name in others or any(
+        (other.source, other.place) == (target.source, target.place) or (other.url and other.url == target.url)
+        for other in others.values()
+    )
 
 
 def _something_else(target: TargetConfig) -> str:

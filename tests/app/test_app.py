@@ -16,8 +16,11 @@ import pytest
 from aiohttp import web
 
 from exporter.app import App
-from exporter.config.model import TargetConfig
+from exporter.config.load import load
+from exporter.config.model import Config, TargetConfig
 from exporter.core.fetch import Upstream, session
+from exporter.core.state import Store
+from exporter.sources.http import Http
 from exporter.sources.litellm import LiteLLM
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "litellm" / "1.106.2"
@@ -352,6 +355,63 @@ async def test_a_look_that_fails_by_a_defect_says_so_and_ends_nothing() -> None:
         target = TargetConfig(url="http://127.0.0.1:1")
         problem = await App._problem_with(Broken, Upstream(client, target.url), target)
     assert problem == "http://127.0.0.1:1: a defect of the exporter, please report it: KeyError: 'header'"
+
+
+class Slow(LiteLLM):
+    """Takes its time to be recognised: `looked` is set when it is looked at, and `known` lets it be recognised."""
+
+    looked = asyncio.Event()
+    known = asyncio.Event()
+
+    @staticmethod
+    async def recognise(*_: object) -> bool:
+        Slow.looked.set()
+        await Slow.known.wait()
+        return True
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"targets": ({"source": "http", "name": "litellm", "host": "127.0.0.1", "port": 1},)},
+        {"targets": ({"source": "litellm", "name": "gateway", "url": "http://127.0.0.1:4000"},)},
+        {"targets": ({"name": "litellm", "url": "http://127.0.0.1:1"},)},
+        {"detect": False},
+    ],
+)
+async def test_what_is_found_while_another_configuration_comes_is_not_watched_beside_it(
+    taken: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.app.sources", lambda: {"litellm": Slow, "http": Http})
+    Slow.looked, Slow.known = asyncio.Event(), asyncio.Event()
+    file = tmp_path / "llm.yaml"
+    file.write_text(json.dumps({"detect": True, **taken}))
+    app = App(Config(detect=True), lambda: load(file), Store(tmp_path / "state"), {})
+    async with session() as app._client, asyncio.TaskGroup() as app._group:
+        looking = app._group.create_task(app._look(first=True))
+        await Slow.looked.wait()
+        assert await app.reload() is None
+        configured = {name: watched.task for name, watched in app._targets.items()}
+        Slow.known.set()
+        await looking
+        assert {name: watched.task for name, watched in app._targets.items()} == configured
+        for watched in app._targets.values():
+            watched.task.cancel()
+
+
+async def test_what_was_found_gives_way_to_a_configuration_of_the_same_place(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    file.write_text("detect: true\n")
+    async with (
+        serving(Proxy()) as port,
+        exporter(tmp_path, "--config", str(file), LITELLM_HOST=f"127.0.0.1:{port}") as made,
+    ):
+        await made.until(r'^llm_target_up\{source="litellm",target="litellm"\}')
+        entry = f"{{source: litellm, name: gateway, url: 'http://127.0.0.1:{port}', api_key: sk-right}}"
+        file.write_text(f"detect: true\ntargets: [{entry}]\n")
+        made.process.send_signal(signal.SIGHUP)
+        page = await made.until(r'^llm_target_up\{source="litellm",target="gateway"\} 1.0')
+        assert 'target="litellm"' not in page
 
 
 @pytest.mark.parametrize("arguments", [["--interval", "5", "serve"], ["serve", "--interval", "5"], ["--interval", "5"]])
