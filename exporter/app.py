@@ -273,7 +273,8 @@ class App:
         self._apply(self.config)
         first = True
         while True:
-            await self._look(first)
+            async with session() as client:  # for each look one, so that no connection of what is no target is kept
+                await self._look(client, first)
             self._looked = True
             first = False
             await asyncio.sleep(LOOK_AGAIN)
@@ -364,11 +365,11 @@ class App:
 
     # -- finding what runs here ----------------------------------------------------------------------------------
 
-    async def _look(self, first: bool) -> None:
+    async def _look(self, client: Client, first: bool) -> None:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
         for name, (target, health) in list(self._unrecognised.items()):
-            upstream = self._way_to(target)  # one for all, so that what several look at is asked for once
+            upstream = _way_to(client, target)  # one for all, so that what several look at is asked for once
             problems = {kind: await self._problem_with(source, upstream, target) for kind, source in sources().items()}
             if self._unrecognised.get(name) != (target, health):
                 continue  # another configuration has come meanwhile
@@ -388,7 +389,7 @@ class App:
             for target in source.candidates(self._environ):
                 if self._is_known(target):
                     continue
-                upstream = ways.setdefault(target.url, self._way_to(target))
+                upstream = ways.setdefault(target.url, _way_to(client, target))
                 problem = await self._problem_with(source, upstream, target)
                 if problem is not None:
                     self._missing[target.target_name] = f"{kind}: {problem}"
@@ -405,10 +406,6 @@ class App:
         """Whether its name is taken, or what is at its place is watched."""
         watched = {name: watched.config for name, watched in self._targets.items()}
         return target.target_name in self._unrecognised or _is_among(target, watched)
-
-    def _way_to(self, target: TargetConfig) -> Upstream:
-        assert self._client is not None  # noqa: S101 - made before anything is looked for
-        return Upstream(self._client, target.url, tls=_tls_of(target))
 
     @staticmethod
     async def _problem_with(source: type[Source], upstream: Upstream, target: TargetConfig) -> str | None:
@@ -432,6 +429,11 @@ def _is_among(target: TargetConfig, others: Mapping[str, TargetConfig]) -> bool:
         (other.source, other.place) == (target.source, target.place) or (other.url and other.url == target.url)
         for other in others.values()
     )
+
+
+def _way_to(client: Client, target: TargetConfig) -> Upstream:
+    """The way on which a target is looked for, without its key."""
+    return Upstream(client, target.url, tls=_tls_of(target))
 
 
 def _something_else(target: TargetConfig) -> str:

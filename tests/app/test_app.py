@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from ssl import SSLContext
 
 import aiohttp
 import pytest
@@ -17,8 +18,9 @@ from aiohttp import web
 
 from exporter.app import App
 from exporter.config.load import load
-from exporter.config.model import Config, TargetConfig
+from exporter.config.model import Config, TargetConfig, Tls
 from exporter.core.fetch import Upstream, session
+from exporter.core.https import Session
 from exporter.core.state import Store
 from exporter.sources.http import Http
 from exporter.sources.litellm import LiteLLM
@@ -388,7 +390,7 @@ async def test_what_is_found_while_another_configuration_comes_is_not_watched_be
     file.write_text(json.dumps({"detect": True, **taken}))
     app = App(Config(detect=True), lambda: load(file), Store(tmp_path / "state"), {})
     async with session() as app._client, asyncio.TaskGroup() as app._group:
-        looking = app._group.create_task(app._look(first=True))
+        looking = app._group.create_task(app._look(app._client, first=True))
         await Slow.looked.wait()
         assert await app.reload() is None
         configured = {name: watched.task for name, watched in app._targets.items()}
@@ -412,6 +414,31 @@ async def test_what_was_found_gives_way_to_a_configuration_of_the_same_place(tmp
         made.process.send_signal(signal.SIGHUP)
         page = await made.until(r'^llm_target_up\{source="litellm",target="gateway"\} 1.0')
         assert 'target="litellm"' not in page
+
+
+async def test_looking_for_what_is_not_there_keeps_no_connections_and_no_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.app.sources", lambda: {"litellm": LiteLLM})
+    monkeypatch.setattr("exporter.app.LOOK_AGAIN", 0.0)
+    made: list[Session] = []
+    often = asyncio.Event()
+
+    class Kept(Session):
+        def __init__(self, trusted: SSLContext | None = None) -> None:
+            super().__init__(trusted)
+            made.append(self)
+            if len(made) == 5:
+                often.set()
+
+    monkeypatch.setattr("exporter.core.https.Session", Kept)
+    target = TargetConfig(url="https://127.0.0.1:1", tls=Tls())
+    app = App(Config(targets=(target,)), Config, Store(tmp_path / "state"), {})
+    async with session() as app._client, asyncio.TaskGroup() as app._group:
+        working = app._group.create_task(app._work())
+        await often.wait()
+        assert sum(not each._client.closed for each in made) == 1
+        working.cancel()
 
 
 @pytest.mark.parametrize("arguments", [["--interval", "5", "serve"], ["serve", "--interval", "5"], ["--interval", "5"]])
