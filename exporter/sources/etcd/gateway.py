@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +101,7 @@ class Gateway:
             raise refused
         return found, revision
 
-    async def watch(self, prefixes: Sequence[str], revision: int) -> AsyncIterator[list[Change]]:
+    async def watch(self, prefixes: Sequence[str], revision: int) -> AsyncGenerator[list[Change], None]:
         """What changes under the prefixes from a revision on, as it happens. Raises ReadError at the end, always."""
         asked = [
             {"key": _text(prefix.encode()), "range_end": _text(_end(prefix)), "start_revision": revision}

@@ -6,7 +6,7 @@ import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -302,6 +302,44 @@ async def test_a_system_port_says_whether_its_worker_is_ready_dead_or_has_been_a
         assert await activity() == 1300.0
         said(1, 6, reason="connect")
         assert await watched.states() == {"generate": "suspect", "a1": "suspect"}
+
+
+class Cut(Double):
+    """Of its watches the first is silent for ever, as one is whose connection was cut; the next one tells of a key."""
+
+    watches = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:  # type: ignore[override]
+        if request.path != "/v3/watch":
+            return await super().answer(request)
+        self.watches += 1
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        if self.watches > 1:
+            self.put(KEY, {"transport": {"tcp": "127.0.0.1:1/x"}})
+            events = [{"kv": pair} for pair in self.pairs]
+            await stream.write(json.dumps({"result": {"events": events}}).encode() + b"\n")
+        await asyncio.sleep(60)
+        return stream
+
+
+async def test_a_watch_that_was_cut_off_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.sources.dynamo.discovery.WATCH_ANEW", 0.1)
+    async with watching(Cut(), nats=None) as watched, aclosing(watched.discovery.follow()) as following:
+        assert await watched.states() == {}
+        async with asyncio.timeout(20):
+            assert states(await anext(following)) == {"generate": "ready", "a1": "ready"}
+
+
+async def test_what_went_over_nats_leaves_with_the_last_worker_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.core.lines.RETENTION", 1e-9)
+    async with watching(Double("1.6.1/B_nats/3_load_t5")) as watched:
+        await watched.read()
+        assert watched.totals.values("llm_dynamo_instance_nats_bytes_total")
+        watched.double.pairs = []
+        await watched.read()
+        await watched.read()
+        assert not watched.totals.values("llm_dynamo_instance_nats_bytes_total")
 
 
 async def test_while_etcd_cannot_be_asked_all_is_unknown_and_nothing_offline() -> None:
