@@ -311,7 +311,7 @@ def _connection_rows(connection: Mapping[str, Any], instance: Instance) -> Itera
     for direction in ("in", "out"):
         for unit, key in (("bytes", "bytes"), ("messages", "msgs")):
             count = connection.get(f"{direction}_{key}")
-            if isinstance(count, int):
+            if isinstance(count, int) and 0 <= count < monitor.LARGEST:
                 yield f"nats_connection_{unit}_total", {**labels, "direction": direction}, float(count)
 
 

@@ -331,6 +331,18 @@ async def test_a_watch_that_was_cut_off_is_begun_anew(monkeypatch: pytest.Monkey
             assert states(await anext(following)) == {"generate": "ready", "a1": "ready"}
 
 
+async def test_a_connection_that_cannot_be_right_costs_no_other() -> None:
+    async with watching(Double()) as watched:
+        subject = "dynamo_backend.generate-a1"
+        watched.double.put(KEY, {"transport": {"nats_tcp": subject}})
+        watched.double.connections = [
+            {"cid": cid, "subscriptions_list": [subject], "in_bytes": count, "out_bytes": -1}
+            for cid, count in (([], 7), ({}, 10**400), (None, None))
+        ]
+        assert await watched.states() == {"generate": "ready", "a1": "ready"}
+        assert [*watched.totals.values("llm_dynamo_instance_nats_bytes_total").values()] == [7.0]
+
+
 async def test_what_went_over_nats_leaves_with_the_last_worker_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exporter.core.lines.RETENTION", 1e-9)
     async with watching(Double("1.6.1/B_nats/3_load_t5")) as watched:
