@@ -556,6 +556,14 @@ class Totals:
                 self.ledger.feed((slot.number,))
             slot.total += gain
 
+    def leave(self, family: Family, labels: Iterable[tuple[str, str]]) -> None:
+        """What a series of our own making is told of is gone: it is shown for RETENTION yet, or until it is back."""
+        series = self._table(family, labels)
+        slot = self.ledger.slots.get(("", 0, series))
+        if slot is not None and slot.inputs:
+            self.ledger.unfeed((slot.number,))
+            self.shown.output(series).until = self._clock() + RETENTION
+
     def internal(self, name: str) -> dict[Labels, float]:
         """The totals, or the gauge, of an internal rule by labels, without those that the whole target carries."""
         chosen = self.chosen[name]

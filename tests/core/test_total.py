@@ -6,6 +6,7 @@ import json
 import pytest
 from helpers import MAP, MAP_WITH_FAILURES, Upstream, body
 
+from exporter.catalogue import families
 from exporter.core.errors import ReadError
 from exporter.core.process import STEADY
 
@@ -73,6 +74,27 @@ def test_a_series_whose_lines_are_all_forgotten_leaves_the_page_and_returns_wher
     up.read(body({line("a"): 11.0, line("b", "n"): 1.0}))
     up.read(body({line("a"): 13.0, line("b", "n"): 1.0}))
     assert up.shown()[M] == 12.0
+
+
+def test_a_series_of_our_own_leaves_when_what_it_is_told_of_is_gone_and_returns_where_it_was() -> None:
+    up, loads, model = Upstream(), families()["llm_model_loads_total"], (("model", "a"),)
+    name = 'llm_model_loads_total{source="test",target="t",model="a"}'
+    up.read(body({line("a"): 1.0}))
+    up.totals.leave(loads, model)  # nothing is told of it
+    assert name not in up.shown()
+    up.totals.add(loads, model, 2.0)
+    up.totals.leave(loads, model)
+    up.totals.leave(loads, model)
+    assert up.shown()[name] == 2.0  # a page may not have carried the last of it
+    up.time = 4000.0
+    assert name not in up.shown()
+    up.totals.add(loads, model, 1.0)
+    assert up.shown(0)[name] == 2.0
+    assert up.shown()[name] == 3.0
+    up.totals.leave(loads, model)
+    up.totals.add(loads, model, 0.0)
+    up.time = 9000.0
+    assert up.shown()[name] == 3.0
 
 
 @pytest.mark.parametrize("first", [True, False])
