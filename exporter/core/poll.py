@@ -180,17 +180,19 @@ class Watch:
         return shown
 
     def _samples(self, own: Sequence[Sample]) -> Samples:
-        """What is published: the totals as they were read, and the source's own."""
-        shown = Samples([*self._told.series], [*self._told.values])
-        shown.series.extend([series for series, _ in own])
-        shown.values.extend([value for _, value in own])
+        """What is published: the totals as they were read, and the source's own, which are never too many."""
+        shown, more = Samples([*self._told.series], [*self._told.values]), own
         if self._exclude:
             kept = [sample for sample in shown if sample[0].family.name not in self._exclude]
             shown = Samples([series for series, _ in kept], [value for _, value in kept])
-        over = len(shown) - self._max_series
+            more = [sample for sample in own if sample[0].family.name not in self._exclude]
+        over = len(shown) + len(more) - self._max_series
         if over > 0:
             self.totals.dropped["limit"] += over
+            more = more[: self._max_series]
             shown = Samples(shown.series[:-over], shown.values[:-over])
+        shown.series.extend([series for series, _ in more])
+        shown.values.extend([value for _, value in more])
         return shown
 
     def _failed(self, error: Exception, seconds: float) -> Reading:

@@ -199,6 +199,19 @@ async def test_a_failure_may_leave_what_is_known_and_old_totals_are_not_part_of_
     assert values(health) == {}
 
 
+async def test_beyond_the_limit_on_series_the_source_s_own_are_the_last_to_go() -> None:
+    made, source, health = told()
+    made._max_series = 2
+    source.body = "".join(f'up_running{{model="m{number}"}} 3\n' for number in range(3))
+    source.next = source.result(1.0)
+    await made.read()
+    assert values(health) == {"llm_requests_running": 3.0, "llm_etcd_up": 1.0}
+    assert (len(health.reading.samples), made.totals.dropped["limit"]) == (2, 2)  # type: ignore[union-attr]
+    made._max_series = 1
+    await made.read()
+    assert values(health) == {"llm_etcd_up": 1.0}
+
+
 async def test_who_refuses_a_key_in_part_is_asked_at_its_interval() -> None:
     made, source, health = told(interval=5.0)
     source.next = source.result(0.0, failure=ReadError("auth", "no"))
