@@ -275,7 +275,8 @@ class App:
         self._apply(self.config)
         first = True
         while True:
-            await self._look(first)
+            async with session() as client:  # for each look one, so that no connection of what is no target is kept
+                await self._look(client, first)
             self._looked = True
             first = False
             await asyncio.sleep(LOOK_AGAIN)
@@ -309,7 +310,7 @@ class App:
                 if name in wanted:
                     self._stop(name)
                 continue  # it stays and stops with its parent
-            stays = watched.found and config.detect and name not in wanted
+            stays = watched.found and config.detect and not _is_among(watched.config, wanted)
             if anew or not (stays or watched.config == wanted.get(name)):
                 self._stop(name)
                 if stays:
@@ -368,42 +369,36 @@ class App:
 
     # -- finding what runs here ----------------------------------------------------------------------------------
 
-    async def _look(self, first: bool) -> None:
+    async def _look(self, client: Client, first: bool) -> None:
         """Look for what is configured by its URL alone, and, where detection is on, for what runs on this machine."""
         self._missing = {}
         async with asyncio.TaskGroup() as group:  # one that hangs delays no other
             for target, health in self._unrecognised.values():
-                group.create_task(self._look_at(target, health))
+                group.create_task(self._look_at(client, target, health))
         if not self.config.detect:
             return
-        assert self._client is not None  # noqa: S101 - made before anything is looked for
-        watched = {url for known in self._targets.values() if (url := known.config.url)}
-        places = {(known.config.source, known.config.place) for known in self._targets.values()}
         ways: dict[str, Upstream] = {}
         for kind, source in sources().items():
             for target in source.candidates(self._environ):
-                if target.target_name in self._targets or target.url in watched or (kind, target.place) in places:
+                if self._is_known(target):
                     continue
-                upstream = ways.setdefault(target.url, _way_to(self._client, target))
+                upstream = ways.setdefault(target.url, _way_to(client, target))
                 problem = await _problem_with(source, upstream, target)
-                if problem is None:
+                if problem is not None:
+                    self._missing[target.target_name] = f"{kind}: {problem}"
+                    log.debug("not found", source=kind, problem=problem)
+                elif self.config.detect and not self._is_known(target):  # another configuration may have come meanwhile
                     log.info("found", source=kind, url=target.place)
                     self._missing.pop(target.target_name, None)
                     self._start(target, found=True)
-                    watched |= {target.url} - {""}  # not all are at a URL
-                else:
-                    self._missing[target.target_name] = f"{kind}: {problem}"
-                    log.debug("not found", source=kind, problem=problem)
         if first:
             missing = {each.partition(":")[0]: None for each in self._missing.values()}
             log.info("looks again for what is missing, and says why at /", missing=", ".join(missing))
 
-    async def _look_at(self, target: TargetConfig, health: Health) -> None:
+    async def _look_at(self, client: Client, target: TargetConfig, health: Health) -> None:
         """Watch a target that is configured by its URL alone as what it turns out to be; else say why it is nothing."""
-        assert self._client is not None  # noqa: S101 - made before anything is looked for
-        name = target.target_name
-        began = time.perf_counter()
-        found = await recognised(self._client, target)
+        name, began = target.target_name, time.perf_counter()
+        found = await recognised(client, target)
         if self._unrecognised.get(name) != (target, health):
             return  # another configuration has come meanwhile
         if isinstance(found, TargetConfig):
@@ -416,6 +411,11 @@ class App:
             log.warning("target is not recognised", target=name, error=found)
         self.board.publish(Reading(name, time.time(), time.perf_counter() - began, reason="content", error=found))
 
+    def _is_known(self, target: TargetConfig) -> bool:
+        """Whether its name is taken, or what is at its place is watched."""
+        watched = {name: watched.config for name, watched in self._targets.items()}
+        return target.target_name in self._unrecognised or _is_among(target, watched)
+
 
 async def recognised(client: Client, target: TargetConfig) -> TargetConfig | str:
     """The target as one of the source that it is by what it answers; else why it is none."""
@@ -427,10 +427,6 @@ async def recognised(client: Client, target: TargetConfig) -> TargetConfig | str
     return sources()[kind].Config(**{**target.model_dump(), "source": kind})
 
 
-def _way_to(client: Client, target: TargetConfig) -> Upstream:
-    return Upstream(client, target.url, tls=_tls_of(target))
-
-
 async def _problem_with(source: type[Source], upstream: Upstream, target: TargetConfig) -> str | None:
     """Why this is no such source, or None where it is."""
     try:
@@ -440,7 +436,23 @@ async def _problem_with(source: type[Source], upstream: Upstream, target: Target
         return str(error)
     except TimeoutError:
         return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
+    except Exception as error:  # what answers somewhere must not end the exporter
+        log.exception("a look failed by a defect of the exporter", source=source.kind)
+        return f"{target.place}: a defect of the exporter, please report it: {type(error).__name__}: {error}"
     return None if known else _something_else(target)
+
+
+def _is_among(target: TargetConfig, others: Mapping[str, TargetConfig]) -> bool:
+    """Whether one of the others has its name, or is at its place."""
+    return target.target_name in others or any(
+        (other.source, other.place) == (target.source, target.place) or (other.url and other.url == target.url)
+        for other in others.values()
+    )
+
+
+def _way_to(client: Client, target: TargetConfig) -> Upstream:
+    """The way on which a target is looked for, without its key."""
+    return Upstream(client, target.url, tls=_tls_of(target))
 
 
 def _something_else(target: TargetConfig) -> str:

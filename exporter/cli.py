@@ -122,15 +122,15 @@ def _serve(options: argparse.Namespace) -> int:
 
     def configured() -> Config:
         config = load(options.config) if options.config is not None else Config(detect=True)
+        for kind, source in sources().items() if config.detect else ():
+            try:
+                source.candidates(os.environ)
+            except ValidationError as error:
+                raise _refused(error, f"environment, {kind.upper()}_…: ") from None
         more = {"targets": (*config.targets, *_frontend(options)), "intervals": {**config.intervals, **intervals}}
         return config.model_copy(update={**flags, **more})
 
     config = configured()
-    for kind, source in sources().items():
-        try:
-            source.candidates(os.environ)
-        except ValidationError as error:
-            raise _refused(error, f"environment, {kind.upper()}_…: ") from None
     _log_to(config.log_format, config.log_level)
     directory = Path(config.state_directory) if config.state_directory else default_directory(os.environ)
     asyncio.run(App(config, configured, Store(directory)).run())

@@ -99,7 +99,10 @@ class Watch:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await self.read()
+            try:
+                await self.read()
+            except Exception as error:  # noqa: BLE001 - none is known; it would end the exporter
+                self._publish(self._failed(error, 0.0))
             interval = self.health.interval
             wait = next_on_grid(loop.time(), interval, self.health.target) - loop.time()
             if loop.time() + wait - began < interval * 0.999 and interval > self._configured:
@@ -149,7 +152,7 @@ class Watch:
         return reading
 
     def _interval_after(self, reason: str | None, took: float, seconds: float) -> float:
-        """Seconds until the next read, after one that `took` the upstream so many of `seconds`, with a `reason` in vain."""
+        """Seconds until the next read, after one of `seconds`, of them `took` the upstream's, in vain by `reason`."""
         share = interval_in_force(self._configured, took)
         if reason == "auth":
             self._pause = min(max(2 * self._pause, REFUSED[0]), REFUSED[1])
@@ -188,17 +191,19 @@ class Watch:
         return shown
 
     def _samples(self, own: Sequence[Sample]) -> Samples:
-        """What is published: the totals as they were read, and the source's own."""
-        shown = Samples([*self._told.series], [*self._told.values])
-        shown.series.extend([series for series, _ in own])
-        shown.values.extend([value for _, value in own])
+        """What is published: the totals as they were read, and the source's own, which are never too many."""
+        shown, more = Samples([*self._told.series], [*self._told.values]), own
         if self._exclude:
             kept = [sample for sample in shown if sample[0].family.name not in self._exclude]
             shown = Samples([series for series, _ in kept], [value for _, value in kept])
-        over = len(shown) - self._max_series
+            more = [sample for sample in own if sample[0].family.name not in self._exclude]
+        over = len(shown) + len(more) - self._max_series
         if over > 0:
             self.totals.dropped["limit"] += over
+            more = more[: self._max_series]
             shown = Samples(shown.series[:-over], shown.values[:-over])
+        shown.series.extend([series for series, _ in more])
+        shown.values.extend([value for _, value in more])
         return shown
 
     def _failed(self, error: Exception, seconds: float) -> Reading:

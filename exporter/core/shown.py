@@ -8,7 +8,7 @@ from math import inf
 
 from exporter.core.ledger import NOWHERE, Ledger, Slot
 from exporter.core.mapping import SourceMap
-from exporter.core.types import Sample, Samples, Series, SeriesTable
+from exporter.core.types import Family, Sample, Samples, Series, SeriesTable
 
 
 @dataclass(slots=True, eq=False)
@@ -42,15 +42,23 @@ class Shown:
     """The outputs of one target and their layout: what is shown, made anew only where something `changed`.
 
     `counts` says whether a slot makes the value of its output now (its name is the chosen one, its rule is in force).
+    Beyond `most` outputs none is shown that is 0 because others are there.
     """
 
     def __init__(
-        self, source_map: SourceMap, table: SeriesTable, ledger: Ledger, counts: Callable[[Slot], bool]
+        self,
+        source_map: SourceMap,
+        table: SeriesTable,
+        ledger: Ledger,
+        counts: Callable[[Slot], bool],
+        most: int = 100_000,
     ) -> None:
         self._map = source_map
         self._table = table
         self._ledger = ledger
         self._counts = counts
+        self._most = most
+        self._zeros: dict[tuple[Family, Series, frozenset[str]], tuple[Series, ...]] = {}
         self._outputs: dict[Series, Output] = {}
         self._series: list[Series] = []  # what is shown
         self._numbers: list[int] = []  # for each its slot, where that alone makes its value
@@ -60,6 +68,7 @@ class Shown:
         self._expiry = inf  # monotonic seconds at which the next output leaves
         self.changed = True
         self.broken = 0  # samples of histograms without +Inf
+        self.over = 0  # series beside which those at 0 are left out, because there are too many
 
     def __len__(self) -> int:
         return len(self._outputs)
@@ -134,9 +143,7 @@ class Shown:
         for series in broken:
             del shown[series]
         self.broken = len(broken)
-        for series in list(self._closed(shown)):
-            if series not in shown:
-                shown[series] = self.output(series, new=True)
+        self._show_zeros(shown)
         for series, output in self._outputs.items():
             if output.shown and series not in shown:
                 output.floor = output.value
@@ -164,20 +171,38 @@ class Shown:
                 self._expiry = min(self._expiry, output.until)
                 yield series, output
 
-    def _closed(self, shown: Iterable[Series]) -> Iterator[Series]:
-        """The series that exist at 0 because their parent exists, or because a sister with another value does."""
-        groups = list(shown)
+    def _show_zeros(self, shown: dict[Series, Output]) -> None:
+        """Add the series that exist at 0 because their parent exists, or because a sister with another value does.
+
+        Where there are thousands, a new one must not cost to name the others again: their names are kept.
+        """
+        self.over = 0
+        before, self._zeros = self._zeros, {}
+        there = list(shown)
         for child in dict.fromkeys(rule.family for rule in self._map.rules if rule.family.parent is not None):
-            for series in groups:
-                if series.family is child or series.family.name == child.parent:
-                    labels = [
-                        (name, value)
-                        for name, value in series.labels
-                        if name not in child.closed and (name in child.labels or name not in series.family.labels)
-                    ]
-                    origins = {"" if slot.rule is None else slot.rule.origin for slot in self._outputs[series].active}
-                    for label, values in child.closed.items():
-                        told = self._map.tells(child, label, dict(labels), origins)
-                        yield from (self._table(child, [*labels, (label, v)]) for v in values if v in told)
-                    if not child.closed and self._map.is_lazy(child, dict(labels), origins):
-                        yield self._table(child, labels)
+            for series in there:
+                if series.family is not child and series.family.name != child.parent:
+                    continue
+                if len(shown) >= self._most:
+                    self.over += 1
+                    continue
+                slots = self._outputs[series].active
+                origins = frozenset("" if slot.rule is None else slot.rule.origin for slot in slots)
+                key = child, series, origins
+                zeros = self._zeros[key] = before.get(key) or tuple(self._beside(child, series, origins))
+                for zero in zeros:
+                    if zero not in shown:
+                        shown[zero] = self.output(zero, new=True)
+
+    def _beside(self, child: Family, series: Series, origins: frozenset[str]) -> Iterator[Series]:
+        """The series of a family that exist because this one does, its parent or its sister."""
+        labels = [
+            (name, value)
+            for name, value in series.labels
+            if name not in child.closed and (name in child.labels or name not in series.family.labels)
+        ]
+        for label, values in child.closed.items():
+            told = self._map.tells(child, label, dict(labels), origins)
+            yield from (self._table(child, [*labels, (label, value)]) for value in values if value in told)
+        if not child.closed and self._map.is_lazy(child, dict(labels), origins):
+            yield self._table(child, labels)

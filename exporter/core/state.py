@@ -96,26 +96,34 @@ class Store:
         """Write a target's state, a small step each time; a failure is logged, and the file before stays."""
         if not self.kept:
             return
-        pieces = [f'{_text(dump.head)[:-1]},"slots":[']
-        comma = ""
-        for rows in dump.rows:
-            if rows:
-                pieces.append(comma + _text(rows)[1:-1])
-                comma = ","
-            yield
-        pieces.append("]}")
-        digest = blake2b(digest_size=DIGEST)
-        for piece in pieces:
-            digest.update(piece.encode())
-        head = _text({"format": FORMAT, "target": target, "url": url, "digest": digest.hexdigest()})
         file = self._file(target)
         fresh = file.with_suffix(".new")
+        digest = blake2b(digest_size=DIGEST)
         try:
-            fresh.write_text("".join((head[:-1], ',"state":', *pieces, "}")), "utf-8")
-            fresh.chmod(0o600)
+            fresh.unlink(missing_ok=True)  # of a save that was given up, and may still have it open
+            with open(fresh, "xb", opener=_private) as out:
+
+                def write(piece: str) -> None:
+                    digest.update(piece.encode())
+                    out.write(piece.encode())
+
+                out.write(f'{_text({"format": FORMAT, "target": target, "url": url})[:-1]},"state":'.encode())
+                write(f'{_text(dump.head)[:-1]},"slots":[')
+                comma = ""
+                for rows in dump.rows:
+                    if rows:
+                        write(comma + _text(rows)[1:-1])
+                        comma = ","
+                    yield
+                write("]}")
+                out.write(f',"digest":"{digest.hexdigest()}"}}'.encode())
             fresh.replace(file)
         except OSError as error:
             log.warning("state was not saved", target=target, file=str(file), error=str(error))
+
+
+def _private(file: str, flags: int) -> int:
+    return os.open(file, flags, 0o600)
 
 
 def _text(value: Any) -> str:

@@ -117,7 +117,7 @@ class Totals:
         self.ledger = Ledger()
         self.counters: set[Counters] = set()  # remembered ones included
         self.present: Counter[Kind] = Counter()  # destinations in the last body
-        self.shown = Shown(source_map, table, self.ledger, self._is_shown)
+        self.shown = Shown(source_map, table, self.ledger, self._is_shown, max_series)
         self._internal: dict[str, list[tuple[Series, Slot]]] = {
             rule.key: [] for rule in source_map.rules if rule.internal
         }
@@ -195,7 +195,7 @@ class Totals:
 
     def _start_over(self) -> None:
         """As if no body had ever begun."""
-        self.shown = Shown(self.map, self._table, self.ledger, self._is_shown)
+        self.shown = Shown(self.map, self._table, self.ledger, self._is_shown, self._max_series)
         self.ledger.clear()
         for places in (self._gauges, self.counters, self._created, self.refused, self.present, self._open_gates):
             places.clear()
@@ -556,6 +556,14 @@ class Totals:
                 self.ledger.feed((slot.number,))
             slot.total += gain
 
+    def leave(self, family: Family, labels: Iterable[tuple[str, str]]) -> None:
+        """What a series of our own making is told of is gone: it is shown for RETENTION yet, or until it is back."""
+        series = self._table(family, labels)
+        slot = self.ledger.slots.get(("", 0, series))
+        if slot is not None and slot.inputs:
+            self.ledger.unfeed((slot.number,))
+            self.shown.output(series).until = self._clock() + RETENTION
+
     def internal(self, name: str) -> dict[Labels, float]:
         """The totals, or the gauge, of an internal rule by labels, without those that the whole target carries."""
         chosen = self.chosen[name]
@@ -602,6 +610,7 @@ class Totals:
         self._mark_changes()
         counters = self.shown.samples(carried, self._clock())
         self.dropped["histogram"] += self.shown.broken
+        self.dropped["limit"] += self.shown.over
         shown = [
             (slot.series, value)
             for (key, alternative, _), slot in self._gauges.items()

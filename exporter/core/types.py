@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 Labels = tuple[tuple[str, str], ...]
 
-_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+_HALVES = dict.fromkeys(map(chr, range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}")
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""} | _HALVES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +34,10 @@ class Family:
 
 
 def escaped(value: str) -> str:
-    """A label's value as the exposition formats write it between quotes."""
+    """A label's value as the exposition formats write it between quotes.
+
+    Half a character, as JSON and names of files can have it, cannot be written: it would break the whole page.
+    """
     return value.translate(_ESCAPES)
 
 

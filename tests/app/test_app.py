@@ -10,10 +10,20 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from ssl import SSLContext
 
 import aiohttp
 import pytest
 from aiohttp import web
+
+from exporter.app import App, _problem_with
+from exporter.config.load import load
+from exporter.config.model import Config, TargetConfig, Tls
+from exporter.core.fetch import Upstream, session
+from exporter.core.https import Session
+from exporter.core.state import Store
+from exporter.sources.http import Http
+from exporter.sources.litellm import LiteLLM
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "litellm" / "1.106.2"
 
@@ -359,12 +369,137 @@ async def test_a_wrong_environment_is_said_without_its_secrets(
     assert "Traceback" not in err
 
 
+async def test_an_environment_that_nobody_asked_for_is_no_mistake(tmp_path: Path) -> None:
+    """Kubernetes itself sets REDIS_PORT=tcp://… beside a service of that name."""
+    wrong = {"REDIS_HOST": "redis", "REDIS_PORT": "tcp://10.0.0.1:6379"}
+    file = tmp_path / "llm.yaml"
+    file.write_text("targets: []\n")
+    async with exporter(tmp_path, "--config", str(file), **wrong) as made:
+        await made.until("is ready", "/-/ready")
+        file.write_text("detect: true\n")
+        made.process.send_signal(signal.SIGHUP)
+        await made.until("^llm_exporter_config_last_reload_successful 0.0")
+    assert "not a Redis server" in made.log
+
+
 async def test_a_key_file_that_is_missing_is_the_targets_failure_and_says_so(tmp_path: Path) -> None:
     async with serving(Proxy()) as port:
         environ = {"LITELLM_HOST": f"127.0.0.1:{port}", "LITELLM_API_KEY_FILE": str(tmp_path / "nothing")}
         async with exporter(tmp_path, **environ) as made:
             await made.until('reason="auth"} 1.0')
             assert "nothing" in (await made.get("/"))[1]
+
+
+class Catchall:
+    """Answers everything alike, as no upstream does."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    async def answer(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(body=self.body, content_type="application/json")
+
+
+async def test_what_answers_where_an_upstream_is_looked_for_never_ends_the_exporter(tmp_path: Path) -> None:
+    async with serving(Catchall(b"{}")) as port:
+        etcd = {"ETCD_ENDPOINTS": f"http://127.0.0.1:{port}", "ETCD_AUTH_USERNAME": "dynamo"}
+        async with exporter(tmp_path, **etcd) as made:
+            await made.until("is ready", "/-/ready")
+            assert "ETCD_AUTH_PASSWORD is not set" in (await made.get("/"))[1]
+
+
+async def test_a_look_that_fails_by_a_defect_says_so_and_ends_nothing() -> None:
+    class Broken(LiteLLM):
+        @staticmethod
+        async def recognise(*_: object) -> bool:
+            raise KeyError("header")
+
+    async with session() as client:
+        target = TargetConfig(url="http://127.0.0.1:1")
+        problem = await _problem_with(Broken, Upstream(client, target.url), target)
+    assert problem == "http://127.0.0.1:1: a defect of the exporter, please report it: KeyError: 'header'"
+
+
+class Slow(LiteLLM):
+    """Takes its time to be recognised: `looked` is set when it is looked at, and `known` lets it be recognised."""
+
+    looked = asyncio.Event()
+    known = asyncio.Event()
+
+    @staticmethod
+    async def recognise(*_: object) -> bool:
+        Slow.looked.set()
+        await Slow.known.wait()
+        return True
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"targets": ({"source": "http", "name": "litellm", "host": "127.0.0.1", "port": 1},)},
+        {"targets": ({"source": "litellm", "name": "gateway", "url": "http://127.0.0.1:4000"},)},
+        {"targets": ({"name": "litellm", "url": "http://127.0.0.1:1"},)},
+        {"detect": False},
+    ],
+)
+async def test_what_is_found_while_another_configuration_comes_is_not_watched_beside_it(
+    taken: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.app.sources", lambda: {"litellm": Slow, "http": Http})
+    Slow.looked, Slow.known = asyncio.Event(), asyncio.Event()
+    file = tmp_path / "llm.yaml"
+    file.write_text(json.dumps({"detect": True, **taken}))
+    app = App(Config(detect=True), lambda: load(file), Store(tmp_path / "state"), {})
+    async with session() as app._client, asyncio.TaskGroup() as app._group:
+        looking = app._group.create_task(app._look(app._client, first=True))
+        await Slow.looked.wait()
+        assert await app.reload() is None
+        configured = {name: watched.task for name, watched in app._targets.items()}
+        Slow.known.set()
+        await looking
+        assert {name: watched.task for name, watched in app._targets.items()} == configured
+        for watched in app._targets.values():
+            watched.task.cancel()
+
+
+async def test_what_was_found_gives_way_to_a_configuration_of_the_same_place(tmp_path: Path) -> None:
+    file = tmp_path / "llm.yaml"
+    file.write_text("detect: true\n")
+    async with (
+        serving(Proxy()) as port,
+        exporter(tmp_path, "--config", str(file), LITELLM_HOST=f"127.0.0.1:{port}") as made,
+    ):
+        await made.until(r'^llm_target_up\{source="litellm",target="litellm"\}')
+        entry = f"{{source: litellm, name: gateway, url: 'http://127.0.0.1:{port}', api_key: sk-right}}"
+        file.write_text(f"detect: true\ntargets: [{entry}]\n")
+        made.process.send_signal(signal.SIGHUP)
+        page = await made.until(r'^llm_target_up\{source="litellm",target="gateway"\} 1.0')
+        assert 'target="litellm"' not in page
+
+
+async def test_looking_for_what_is_not_there_keeps_no_connections_and_no_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.app.sources", lambda: {"litellm": LiteLLM})
+    monkeypatch.setattr("exporter.app.LOOK_AGAIN", 0.0)
+    made: list[Session] = []
+    often = asyncio.Event()
+
+    class Kept(Session):
+        def __init__(self, trusted: SSLContext | None = None) -> None:
+            super().__init__(trusted)
+            made.append(self)
+            if len(made) == 5:
+                often.set()
+
+    monkeypatch.setattr("exporter.core.https.Session", Kept)
+    target = TargetConfig(url="https://127.0.0.1:1", tls=Tls())
+    app = App(Config(targets=(target,)), Config, Store(tmp_path / "state"), {})
+    async with session() as app._client, asyncio.TaskGroup() as app._group:
+        working = app._group.create_task(app._work())
+        await often.wait()
+        assert sum(not each._client.closed for each in made) == 1
+        working.cancel()
 
 
 @pytest.mark.parametrize("arguments", [["--interval", "5", "serve"], ["serve", "--interval", "5"], ["--interval", "5"]])

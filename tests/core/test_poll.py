@@ -121,6 +121,14 @@ async def test_weeks_of_failures_do_no_harm(reason: str) -> None:
     assert health.interval == (300.0 if reason == "auth" else 0.1)
 
 
+async def test_a_defect_beside_a_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, source, health = watch(interval=0.05)
+    monkeypatch.setattr(made, "_interval_after", lambda *_: 1 / 0)
+    await run(made, 1.0)
+    assert len(source.reads) > 1
+    assert health.failures["internal"] > 1
+
+
 async def test_a_refused_key_is_tried_again_after_a_minute_then_two_then_at_most_five() -> None:
     refused = ReadError("auth", "no")
     made, _, health = watch(*[refused] * 5)
@@ -213,14 +221,27 @@ async def test_a_failure_may_leave_what_is_known_and_old_totals_are_not_part_of_
     assert values(health) == {}
 
 
+async def test_beyond_the_limit_on_series_the_source_s_own_are_the_last_to_go() -> None:
+    made, source, health = told()
+    made._max_series = 2
+    source.body = "".join(f'up_running{{model="m{number}"}} 3\n' for number in range(3))
+    source.next = source.result(1.0)
+    await made.read()
+    assert values(health) == {"llm_requests_running": 3.0, "llm_etcd_up": 1.0}
+    assert (len(health.reading.samples), made.totals.dropped["limit"]) == (2, 2)  # type: ignore[union-attr]
+    made._max_series = 1
+    await made.read()
+    assert values(health) == {"llm_etcd_up": 1.0}
+
+
 async def test_who_refuses_a_key_in_part_is_asked_at_its_interval() -> None:
-    made, source, health = told(interval=0.1)
+    made, source, health = told(interval=5.0)
     source.next = source.result(0.0, failure=ReadError("auth", "no"))
     await made.read()
     assert health.interval == 60.0
     source.body = RUNNING
     await made.read()
-    assert health.interval == 0.1
+    assert health.interval == 5.0
 
 
 async def test_a_source_says_how_long_its_upstream_worked_where_it_waited_for_others() -> None:

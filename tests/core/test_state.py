@@ -1,5 +1,6 @@
 """State over restarts: exact where it is good, never guessed where it is not."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,21 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.glob("*.json")] == ["a%2Fb%3Ac.json"]
 
 
+def test_a_save_is_written_as_it_goes_and_one_that_was_given_up_harms_no_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    rows = [[["key", "name", [["model", "m" * 400]], "", None, 1.0, float(number)]] for number in range(100)]
+    given_up = store.save("t", URL, Dump({}, iter(rows)))
+    for _ in range(90):
+        next(given_up)
+    assert (tmp_path / "t.new").stat().st_size > 30_000
+    save(store, "t", URL, STATE)
+    del given_up  # which writes what it still had
+    gc.collect()
+    assert store.load("t", URL) == (STATE, False)
+    assert (tmp_path / "t.json").stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "t.new").exists()
+
+
 @pytest.mark.parametrize("damage", ["", "{", '{"format":1}', "[]", "\x00"])
 def test_damaged_state_makes_totals_begin_at_0(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
@@ -47,7 +63,7 @@ def test_state_cut_at_any_byte_or_with_any_byte_changed_is_told(tmp_path: Path) 
     for at in range(len(whole)):
         file.write_bytes(whole[:at])
         assert store.load("t", URL) == (None, True)
-    for at in range(whole.index(b'"digest"'), len(whole) - 1):
+    for at in range(whole.index(b'"state"'), len(whole) - 1):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert store.load("t", URL) == (None, True)
 

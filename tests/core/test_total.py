@@ -2,12 +2,15 @@
 
 import gc
 import json
+from typing import Any
 
 import pytest
 from helpers import MAP, MAP_WITH_FAILURES, Upstream, body
 
+from exporter.catalogue import families
 from exporter.core.errors import ReadError
 from exporter.core.process import STEADY
+from exporter.core.types import Series, SeriesTable
 
 M = 'llm_requests_total{model="m"}'
 
@@ -73,6 +76,27 @@ def test_a_series_whose_lines_are_all_forgotten_leaves_the_page_and_returns_wher
     up.read(body({line("a"): 11.0, line("b", "n"): 1.0}))
     up.read(body({line("a"): 13.0, line("b", "n"): 1.0}))
     assert up.shown()[M] == 12.0
+
+
+def test_a_series_of_our_own_leaves_when_what_it_is_told_of_is_gone_and_returns_where_it_was() -> None:
+    up, loads, model = Upstream(), families()["llm_model_loads_total"], (("model", "a"),)
+    name = 'llm_model_loads_total{source="test",target="t",model="a"}'
+    up.read(body({line("a"): 1.0}))
+    up.totals.leave(loads, model)  # nothing is told of it
+    assert name not in up.shown()
+    up.totals.add(loads, model, 2.0)
+    up.totals.leave(loads, model)
+    up.totals.leave(loads, model)
+    assert up.shown()[name] == 2.0  # a page may not have carried the last of it
+    up.time = 4000.0
+    assert name not in up.shown()
+    up.totals.add(loads, model, 1.0)
+    assert up.shown(0)[name] == 2.0
+    assert up.shown()[name] == 3.0
+    up.totals.leave(loads, model)
+    up.totals.add(loads, model, 0.0)
+    up.time = 9000.0
+    assert up.shown()[name] == 3.0
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -239,6 +263,35 @@ def test_closed_values_exist_at_0_as_soon_as_their_parent_does() -> None:
     failed = 'up_failures_total{model="m",status="403"}'
     up.read(body({line("a"): 6.0, failed: 1.0}))
     assert up.shown()['llm_request_failures_total{model="m",reason="auth"}'] == 1.0
+
+
+def test_zeros_count_to_the_limit_on_series_and_are_the_first_to_be_left_out() -> None:
+    up = Upstream(text=MAP_WITH_FAILURES, max_series=20)
+    up.read(body({line("k", f"m{number}"): 1.0 for number in range(15)}))
+    shown = up.shown()
+    assert 20 <= len(shown) < 20 + 3  # those of one are shown together
+    assert sum(value == 1.0 for value in shown.values()) == 15
+    assert up.totals.dropped["limit"] > 0
+
+
+def test_one_more_name_costs_to_name_its_own_series_and_not_all_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = 0
+    name = SeriesTable.__call__
+
+    def counted(*given: Any, **more: Any) -> Series:
+        nonlocal named
+        named += 1
+        return name(*given, **more)
+
+    monkeypatch.setattr(SeriesTable, "__call__", counted)
+    up = Upstream(text=MAP_WITH_FAILURES)
+    many = {line("k", f"m{number}"): 1.0 for number in range(300)}
+    up.read(body(many))
+    up.shown()
+    named = 0
+    up.read(body({**many, line("k", "another"): 1.0}))
+    assert sum('model="another"' in name for name in up.shown()) == 4  # requests, and failures of three reasons
+    assert named < 20
 
 
 def test_a_restart_of_the_exporter_goes_on_exactly() -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.catalogue import families
-from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.source import Context, Result, Row
 from exporter.core.types import Advice, Labels, Reading, Sample, Series
@@ -35,6 +34,8 @@ AT_ONCE = 50
 """Connections that are tried at a time."""
 WATCH_AGAIN = 5.0
 """Seconds after which a watch that broke is tried again."""
+WATCH_ANEW = 60.0
+"""Seconds after which a watch is begun anew, from where it was: one whose member was cut off would never say so."""
 GATHER = 0.05
 """Seconds in which changes are gathered before they are shown: workers come and go in crowds."""
 
@@ -69,13 +70,7 @@ class Discovery:
         self._advice: tuple[Advice, ...] = ()
         self._made: dict[tuple[str, Labels], Series] = {}
         members = [context.upstream.elsewhere(url) for url in config.etcd or ()]
-        self._etcd = Gateway(members, self._login) if members else None
-
-    def _login(self) -> tuple[str, str] | None:
-        try:
-            return self._config.login()
-        except SecretError as error:
-            raise ReadError("auth", str(error)) from None
+        self._etcd = Gateway(members, config.login) if members else None
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -101,7 +96,7 @@ class Discovery:
         self._advice = (NO_SYSTEM_PORT,) if known else ()
         return replace(self._result(), seconds=min(self._took))
 
-    async def follow(self) -> AsyncIterator[Result]:
+    async def follow(self) -> AsyncGenerator[Result, None]:
         """What etcd says has changed, as it happens."""
         if self._etcd is None:
             return
@@ -120,10 +115,14 @@ class Discovery:
     async def _watch(self, etcd: Gateway, changed: asyncio.Event) -> None:
         while True:
             await self._heard.wait()
-            with suppress(ReadError):
-                async for changes in etcd.watch(PREFIXES, self._revision + 1):
-                    self._take(changes, changed)
-            await asyncio.sleep(WATCH_AGAIN)
+            try:
+                async with asyncio.timeout(WATCH_ANEW), aclosing(etcd.watch(PREFIXES, self._revision + 1)) as watched:
+                    async for changes in watched:
+                        self._take(changes, changed)
+            except ReadError:
+                await asyncio.sleep(WATCH_AGAIN)
+            except TimeoutError:
+                continue
 
     def _take(self, changes: Sequence[Change], changed: asyncio.Event) -> None:
         """Bring what the watch says into the registry, unless a range was read that is newer."""
@@ -192,7 +191,10 @@ class Discovery:
     async def _ask_nats(self, instances: Sequence[Instance]) -> None:
         """Which subjects are subscribed, and what went over the connections that did."""
         subjects = {one.subject: one for one in instances if one.subject is not None}
-        if self._config.nats is None or not subjects:
+        if self._config.nats is None:
+            return
+        if not subjects:
+            self._context.tell(())  # what went over connections that were, vanishes
             return
         try:
             connections = await monitor.connections(self._context.upstream.elsewhere(self._config.nats))
@@ -309,7 +311,7 @@ def _connection_rows(connection: Mapping[str, Any], instance: Instance) -> Itera
     for direction in ("in", "out"):
         for unit, key in (("bytes", "bytes"), ("messages", "msgs")):
             count = connection.get(f"{direction}_{key}")
-            if isinstance(count, int):
+            if isinstance(count, int) and 0 <= count < monitor.LARGEST:
                 yield f"nats_connection_{unit}_total", {**labels, "direction": direction}, float(count)
 
 
@@ -317,7 +319,7 @@ async def _takes_connections(address: tuple[str, int]) -> bool:
     try:
         async with asyncio.timeout(CONNECT):
             _, writer = await asyncio.open_connection(*address)
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # the last one: a host that cannot be one
         return False
     writer.close()
     return True

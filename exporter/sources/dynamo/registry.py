@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -20,7 +21,10 @@ PREFIXES = ("v1/instances/", "v1/mdc/", "instances/", "models/", "mdc/")
 INTERNAL = ("worker_kv_query_source_*", "worker_kv_indexer_query_dp*", "load_metrics", "clear_kv_blocks")
 """Endpoints that workers keep for themselves; some have a new name at each start."""
 
-_SYSTEM = re.compile(r"(https?://[^/\s]+)/v1/metadata/")
+PORT = 65536
+"""What no port reaches."""
+
+_SYSTEM = re.compile(r"(https?://(?:[\w.-]{1,253}|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?)/v1/metadata/", re.ASCII)
 """A worker that serves its model's files does so on its system port."""
 
 
@@ -76,19 +80,21 @@ class Registry:
     gone: dict[Endpoint, float] = field(default_factory=dict)
     """Endpoints that were there and have neither instance nor card now, with when that was seen."""
     _known: dict[str, int] = field(default_factory=dict)  # keys with their revisions
+    _held: Counter[Endpoint] = field(default_factory=Counter)  # endpoints with their instances and cards
 
     def put(self, key: str, value: bytes, revision: int, lease: int, at: float) -> bool:
         """Take a key as it is now; False where it is as it was. What is none of Dynamo's is ignored."""
         if self._known.get(key) == revision:
             return False
         self._known[key] = revision
-        record = read_record(key, value, lease)
+        before, record = self._remove(key, at), read_record(key, value, lease)
         if isinstance(record, Instance):
             self.instances[key] = record
         elif isinstance(record, Card):
             self.cards[key] = record
         else:
-            return False
+            return before
+        self._held[record.endpoint] += 1
         self.gone.pop(record.endpoint, None)
         self.activate(record.endpoint, at)
         return True
@@ -96,11 +102,17 @@ class Registry:
     def delete(self, key: str, at: float) -> bool:
         """A key is gone; False where it was none of interest."""
         self._known.pop(key, None)
+        return self._remove(key, at)
+
+    def _remove(self, key: str, at: float) -> bool:
+        """Take out what stands under a key; False where nothing does."""
         record = self.instances.pop(key, None) or self.cards.pop(key, None)
         if record is None:
             return False
         self.activate(record.endpoint, at)
-        if record.endpoint not in set(self.endpoints()):
+        self._held[record.endpoint] -= 1
+        if not self._held[record.endpoint]:
+            del self._held[record.endpoint]
             self.gone[record.endpoint] = at
         return True
 
@@ -113,10 +125,9 @@ class Registry:
         for key in self._known.keys() - seen:
             self.delete(key, at)
 
-    def endpoints(self) -> Iterator[Endpoint]:
-        """Those that have an instance or a card, some more than once."""
-        yield from (instance.endpoint for instance in self.instances.values())
-        yield from (card.endpoint for card in self.cards.values())
+    def endpoints(self) -> Collection[Endpoint]:
+        """Those that have an instance or a card."""
+        return self._held.keys()
 
     def forget(self, before: float) -> None:
         """Leave out endpoints that have been gone since before a time."""
@@ -162,7 +173,7 @@ def _instance(endpoint: Endpoint, id_: str, transport: object) -> Instance:
         return Instance(endpoint, id_, "nats", subject=told["nats_tcp"])
     if "tcp" in told:
         host, _, port = told["tcp"].partition("/")[0].rpartition(":")
-        address = (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+        address = (host.strip("[]"), int(port)) if host and port.isdecimal() and 0 < int(port) < PORT else None
         return Instance(endpoint, id_, "tcp", address=address)
     return Instance(endpoint, id_, next(iter(told), ""))
 
@@ -173,4 +184,4 @@ def _system(card: object) -> str | None:
     for step in ("model_info", "hf_config_json", "path"):
         where = where.get(step) if isinstance(where, dict) else None
     found = _SYSTEM.match(where) if isinstance(where, str) else None
-    return found[1] if found else None
+    return found[1] if found and 0 < int(found[2] or 80) < PORT else None

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from exporter.catalogue import families
 from exporter.config.model import WithPassword
-from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
 from exporter.core.source import Context, Result, waited
@@ -40,7 +39,7 @@ class Etcd:
     def __init__(self, config: Member, context: Context) -> None:
         self._config = config
         self._context = context
-        self._gateway = Gateway([context.upstream], self._login)
+        self._gateway = Gateway([context.upstream], config.login)
         self._advice: tuple[Advice, ...] = ()
         self._ask_again = float("-inf")
         self._took = 0.0  # seconds, by the metrics
@@ -123,12 +122,6 @@ class Etcd:
             self._advice = (self._missing(error.status),)
             self._ask_again = self._context.clock() + REFUSED
             return None
-
-    def _login(self) -> tuple[str, str] | None:
-        try:
-            return self._config.login()
-        except SecretError as error:
-            raise ReadError("auth", str(error)) from None
 
     def _missing(self, status: int) -> Advice:
         what = "the number of leases (llm_etcd_leases)"

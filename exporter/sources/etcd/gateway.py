@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from exporter.config.values import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Answer, Upstream
 
@@ -61,7 +62,10 @@ class RefusedError(ReadError):
 
 
 class Gateway:
-    """The members of one etcd. `login` gives user and password anew each time, None where none are wanted."""
+    """The members of one etcd. `login` gives user and password anew each time, None where none are wanted.
+
+    It may raise SecretError; all methods raise ReadError, whatever answers instead of an etcd.
+    """
 
     def __init__(self, members: Sequence[Upstream], login: Callable[[], tuple[str, str] | None]) -> None:
         self._members = list(members)  # the one that answered last stands first
@@ -69,7 +73,7 @@ class Gateway:
         self._tokens: dict[str, str] = {}
 
     async def ranges(self, prefixes: Sequence[str]) -> tuple[list[Pair], int]:
-        """All keys under the prefixes as of one revision, and that revision. Raises ReadError."""
+        """All keys under the prefixes as of one revision, and that revision."""
         found: list[Pair] = []
         revision = 0
         refused: RefusedError | None = None
@@ -86,8 +90,9 @@ class Gateway:
                         raise
                     refused = error
                     break
-                revision = revision or int(answer["header"]["revision"])
-                pairs = [_pair(pair) for pair in answer.get("kvs", ())]
+                with _understanding("/v3/kv/range"):
+                    revision = revision or int(answer["header"]["revision"])
+                    pairs = [_pair(pair) for pair in answer.get("kvs", ())]
                 found += pairs
                 if not (answer.get("more") and pairs):
                     break
@@ -96,8 +101,8 @@ class Gateway:
             raise refused
         return found, revision
 
-    async def watch(self, prefixes: Sequence[str], revision: int) -> AsyncIterator[list[Change]]:
-        """What changes under the prefixes from a revision on, as it happens. Raises ReadError, at the end always."""
+    async def watch(self, prefixes: Sequence[str], revision: int) -> AsyncGenerator[list[Change], None]:
+        """What changes under the prefixes from a revision on, as it happens. Raises ReadError at the end, always."""
         asked = [
             {"key": _text(prefix.encode()), "range_end": _text(_end(prefix)), "start_revision": revision}
             for prefix in prefixes
@@ -105,15 +110,18 @@ class Gateway:
         body = "\n".join(json.dumps({"create_request": request}) for request in asked).encode()
         async with self._answer("/v3/watch", body) as answer:
             async for line in answer.lines():
-                result = _understood(answer.url, json.loads(line)).get("result", {})
-                if int(result.get("compact_revision", 0)):
+                with _understanding("/v3/watch"):
+                    result = _understood(answer.url, json.loads(line)).get("result", {})
+                    compacted = int(result.get("compact_revision", 0))
+                    changes = [_change(event) for event in result.get("events", ())]
+                if compacted:
                     raise ReadError("content", f"{answer.url}: what changed since is no longer known there")
-                if result.get("events"):
-                    yield [_change(event) for event in result["events"]]
+                if changes:
+                    yield changes
         raise ReadError("truncated", f"{answer.url}: the watch has ended")
 
     async def leases(self) -> int:
-        """How many leases are alive. Raises ReadError."""
+        """How many leases are alive."""
         said = (await self._call("/v3/lease/leases", {})).get("leases", [])
         if not isinstance(said, list):
             raise ReadError("content", "/v3/lease/leases answers with something else than leases")
@@ -161,13 +169,18 @@ class Gateway:
 
     async def _token(self, member: Upstream) -> str | None:
         """A token for the user, None where no user is configured. Raises ReadError, also where it cannot be had."""
-        login = self._login()
+        try:
+            login = self._login()
+        except SecretError as missing:
+            raise ReadError("auth", str(missing)) from None
         if login is None:
             return None
         user, password = login
         async with member.post("/v3/auth/authenticate", {"name": user, "password": password}) as answer:
             if answer.status == 200:
-                self._tokens[member.url] = str((await answer.json())["token"])
+                said = await answer.json()
+                with _understanding("/v3/auth/authenticate"):
+                    self._tokens[member.url] = str(said["token"])
                 return self._tokens[member.url]
             error = await self._error(answer)
             if "authentication is not enabled" in str(error):
@@ -181,7 +194,7 @@ class Gateway:
         try:
             told = json.loads(text)
             said, code = str(told["error"]), int(told.get("code", 0))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, OverflowError, KeyError, TypeError, RecursionError):
             said, code = "", 0
         reason, what = "auth", f"answers {answer.status}: {said[:200]}"
         if answer.status == 404:
@@ -198,6 +211,15 @@ class Gateway:
         elif not {answer.status, code}.intersection(_TOKEN):
             reason = "status"
         return RefusedError(reason, f"{answer.url} {what}", answer.status, code)
+
+
+@contextmanager
+def _understanding(endpoint: str) -> Iterator[None]:
+    """Turns what goes wrong where an answer is taken apart into ReadError (content)."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
+        raise ReadError("content", f"{endpoint} answers with something that is not etcd's") from None
 
 
 def _understood(url: str, told: Any) -> Any:

@@ -178,6 +178,16 @@ class Nvidia:
         }
         return names.get(code, f"error {code}").removeprefix("NVML_ERROR_")
 
+    def _first(self, *calls: str) -> Any:
+        """What the first of these calls says that the driver has; the newest is the first. Raises NVMLError."""
+        for call in calls[:-1]:
+            try:
+                return getattr(self._nvml, call)(self._handle)
+            except self._nvml.NVMLError as error:
+                if error.value != self._nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+                    raise
+        return getattr(self._nvml, calls[-1])(self._handle)
+
     def _find(self) -> None:
         """The GPU's handle and identity, which do not change; XIDs are told of it from now on."""
         if self._handle is not None:
@@ -226,7 +236,7 @@ class Nvidia:
             yield "gpu_performance_state", {}, float(state)
 
     def _reasons(self) -> Iterator[Row]:
-        mask = self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
+        mask = self._first("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
         for bit, reason in REASONS.items():
             yield "gpu_throttle_active", {"reason": reason}, float(bool(mask & bit))
 
@@ -285,8 +295,9 @@ class Nvidia:
     def _processes(self) -> Iterator[tuple[int, int | None]]:
         """Each process on the GPU with its bytes there, None where the driver cannot tell."""
         found: dict[int, int | None] = {}
-        for call in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
-            for process in call(self._handle):
+        for what in ("Compute", "Graphics"):
+            # without a version these would raise what is no NVMLError where the driver is older than pynvml
+            for process in self._first(*(f"nvmlDeviceGet{what}RunningProcesses_{version}" for version in ("v3", "v2"))):
                 had = found.get(process.pid)
                 told = [size for size in (had, process.usedGpuMemory) if size is not None]
                 found[process.pid] = max(told) if told else None  # one that computes and draws is in both lists

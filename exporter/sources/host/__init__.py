@@ -76,15 +76,19 @@ class Machine:
 
     @staticmethod
     async def recognise(_: Upstream, target: TargetConfig) -> bool:
+        if isinstance(target, Host):
+            _must_be_linux()
         return isinstance(target, Host)
 
     async def read(self) -> Result:
+        _must_be_linux()
         if self._config.step_back and self._context.clock() >= self._look_aside:
             self._look_aside = self._context.clock() + LOOK_AGAIN
             self._other = await _is_node_exporter(self._context.upstream.elsewhere(NODE_EXPORTER))
         if self._reading is not None and not self._reading.done():
             raise ReadError("timeout", "this machine: what was asked before hangs (is there a disk that is gone?)")
-        self._reading = _in_thread(lambda: list(self._rows(self._context.ports())))
+        ports = self._context.ports()  # here, and not in the thread: targets come and go
+        self._reading = _in_thread(lambda: list(self._rows(ports)))
         rows = await asyncio.wrap_future(self._reading)
         self._context.tell(rows)
         if not self._other:
@@ -102,6 +106,12 @@ class Machine:
             self._workloads.look(ports)
             self._look = self._context.clock() + LOOK_AGAIN
         yield from self._workloads.rows()
+
+
+def _must_be_linux() -> None:
+    """Raises ReadError where this machine is none that can be read."""
+    if not machine.BOOT.exists():
+        raise ReadError("connect", f"this machine: Linux alone is read, and there is no {machine.BOOT} here")
 
 
 async def _is_node_exporter(upstream: Upstream) -> bool:

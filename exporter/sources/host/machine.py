@@ -11,13 +11,14 @@ import psutil
 from exporter.core.source import Row
 
 SYS = Path("/sys")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 IMAGES = ("squashfs", "iso9660", "erofs")
 """File systems that are always full."""
 
 
 def rows(sys: Path = SYS) -> Iterator[Row]:
     """Of all but the CPU's times, which sometimes go backwards."""
-    yield "boot", {"id": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}, 1.0
+    yield "boot", {"id": BOOT.read_text().strip()}, 1.0
     yield "boot_time", {}, psutil.boot_time()
     yield "cpu_count", {}, float(psutil.cpu_count() or 1)
     yield "load1", {}, psutil.getloadavg()[0]

@@ -17,6 +17,9 @@ from exporter.core.types import Sample, SeriesTable
 RECOVERED = 60.0
 """Seconds after its last failure at which a deployment counts as up again, though nothing has succeeded on it."""
 
+DEAREST = 1e6
+"""USD a token that no price reaches."""
+
 LAYER = ("layer", "gateway")
 _PRICES = (
     ("input", "input_cost_per_token"),
@@ -65,7 +68,7 @@ def _deployment(entry: Any) -> Deployment | None:
     prices = {
         kind: float(info[key])
         for kind, key in _PRICES
-        if isinstance(info.get(key), int | float) and not isinstance(info.get(key), bool)
+        if isinstance(info.get(key), int | float) and not isinstance(info.get(key), bool) and 0 <= info[key] < DEAREST
     }
     return Deployment(info["id"], str(name), str(provider or ""), rest if slash else model, prices)
 

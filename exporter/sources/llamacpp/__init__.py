@@ -317,8 +317,10 @@ class LlamaCpp:
         state = "downloading" if event == "download_progress" else _state(status, data)
         if state is None:
             return False
-        self._heard.add(name)
-        return self._models.see(name, state)
+        news = self._models.see(name, state)
+        if name in self._models:  # no more are remembered than are shown
+            self._heard.add(name)
+        return news
 
 
 def _state(status: object, data: Any) -> str | None:

@@ -87,6 +87,8 @@ class Models:
         model = self._known.pop(name, None)
         if model is not None:
             self._count(name, 0.0, float(model.here))
+            for counter in ("llm_model_loads_total", "llm_model_unloads_total"):
+                self._totals.leave(families()[counter], (("model", name),))
 
     def samples(self) -> list[Sample]:
         """What is known now."""

@@ -57,13 +57,13 @@ async def health(upstream: Upstream) -> tuple[bool, float] | None:
 
 async def connections(upstream: Upstream) -> list[Json]:
     """Each connection of /connz, once. Raises ReadError where not all are told."""
-    found: dict[object, Json] = {}
+    found: dict[str, Json] = {}
     for offset in range(0, PAGE * PAGES, PAGE):
         said = await _ask(upstream, "/connz", subs="1", limit=str(PAGE), offset=str(offset)) or {}
         page, total = said.get("connections") or [], said.get("total")
         if not isinstance(page, list) or not isinstance(total, int):
             raise ReadError("content", f"{upstream.at('/connz')} is not what NATS answers ({_SEE_PORT})")
-        found.update((entry.get("cid"), entry) for entry in page if isinstance(entry, dict))
+        found.update((str(entry.get("cid")), entry) for entry in page if isinstance(entry, dict))
         if not page or offset + PAGE >= total:
             break
     return list(found.values())

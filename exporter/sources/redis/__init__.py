@@ -10,6 +10,7 @@ import re
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from ssl import SSLContext
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,8 @@ SHARE = 0.8
 """What a server may take of the time for a read: the rest is for telling that it hangs."""
 Connection = AbstractAsyncContextManager[tuple[StreamReader, StreamWriter]]
 
+DATABASES = 1000
+"""Databases whose keys are told at most: a server has 16 unless it is told otherwise."""
 LARGEST = 1 << 20
 """Bytes of INFO at most; it has 6 KB, and a line for each database."""
 
@@ -156,7 +159,8 @@ class Redis:
                 yield field, {}, value
         keys = {name: re.match(r"keys=([0-9]+)", value) for name, value in said.items() if re.match("db[0-9]+$", name)}
         if self._only is None:
-            self._databases |= {name.removeprefix("db") for name in keys}
+            more = {name.removeprefix("db") for name in keys} - self._databases
+            self._databases |= set(islice(sorted(more), DATABASES - len(self._databases)))
         for database in sorted(self._databases):
             found = keys.get(f"db{database}")
             yield "keys", {"db": database}, float(found[1]) if found else 0.0
@@ -191,7 +195,9 @@ async def _ask(reader: StreamReader, writer: StreamWriter, *command: str) -> byt
         return head[1:].encode()
     if head.startswith("-"):
         word = head[1:].split(" ")[0]
-        if word in ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED") or command[0] == "AUTH":
+        if command[0] == "AUTH":  # who does not know the command repeats it with what stands behind
+            raise ReadError("auth", f"Redis refuses AUTH: {word[:50]} (see user and password_file)")
+        if word in ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"):
             raise ReadError("auth", f"Redis refuses {command[0]}: {head[1:200]} (see user and password_file)")
         raise ReadError("content", f"Redis refuses {command[0]}: {head[1:200]}")
     size = _number(head[1:]) if head.startswith("$") else None

@@ -39,6 +39,7 @@ CONNECT_AGAIN = 5.0
 GATHER = 0.05
 """Seconds in which changes are gathered before they are shown."""
 
+ACTIVATIONS, FAILURES = "llm_unit_activations_total", "llm_unit_failures_total"
 ABSENT = "not-found"
 NO_SIGNALS = Advice(
     "starts and failures between two reads, and changes at once: the exporter cannot use D-Bus",
@@ -216,7 +217,9 @@ class Systemd:
     def _unit(self, name: str, *, there: bool = True) -> Unit | None:
         """A unit that is shown; None where it is not there and nobody named it."""
         if not there and not self._is_named(name):
-            self._units.pop(name, None)
+            if self._units.pop(name, None) is not None:
+                for counter in (ACTIVATIONS, FAILURES):
+                    self._context.totals.leave(families()[counter], self._labels(name))
             return None
         if name not in self._units:
             self._units[name] = Unit(name, watched=self._looked)
@@ -229,9 +232,11 @@ class Systemd:
         """Take what systemd says of a unit, and count what has happened to it."""
         started, failed = unit.take(told)
         unit.watched = True
-        labels = (("unit", unit.name), ("scope", self._config.scope))
-        for name, times in (("llm_unit_activations_total", started), ("llm_unit_failures_total", failed)):
-            self._context.totals.add(families()[name], labels, float(times))
+        for name, times in ((ACTIVATIONS, started), (FAILURES, failed)):
+            self._context.totals.add(families()[name], self._labels(unit.name), float(times))
+
+    def _labels(self, unit: str) -> Labels:
+        return ("unit", unit), ("scope", self._config.scope)
 
     def _tell(self, rows: list[Row]) -> None:
         self._looked = True

@@ -6,7 +6,7 @@ import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -304,6 +304,56 @@ async def test_a_system_port_says_whether_its_worker_is_ready_dead_or_has_been_a
         assert await watched.states() == {"generate": "suspect", "a1": "suspect"}
 
 
+class Cut(Double):
+    """Of its watches the first is silent for ever, as one is whose connection was cut; the next one tells of a key."""
+
+    watches = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:  # type: ignore[override]
+        if request.path != "/v3/watch":
+            return await super().answer(request)
+        self.watches += 1
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        if self.watches > 1:
+            self.put(KEY, {"transport": {"tcp": "127.0.0.1:1/x"}})
+            events = [{"kv": pair} for pair in self.pairs]
+            await stream.write(json.dumps({"result": {"events": events}}).encode() + b"\n")
+        await asyncio.sleep(60)
+        return stream
+
+
+async def test_a_watch_that_was_cut_off_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.sources.dynamo.discovery.WATCH_ANEW", 0.1)
+    async with watching(Cut(), nats=None) as watched, aclosing(watched.discovery.follow()) as following:
+        assert await watched.states() == {}
+        async with asyncio.timeout(20):
+            assert states(await anext(following)) == {"generate": "ready", "a1": "ready"}
+
+
+async def test_a_connection_that_cannot_be_right_costs_no_other() -> None:
+    async with watching(Double()) as watched:
+        subject = "dynamo_backend.generate-a1"
+        watched.double.put(KEY, {"transport": {"nats_tcp": subject}})
+        watched.double.connections = [
+            {"cid": cid, "subscriptions_list": [subject], "in_bytes": count, "out_bytes": -1}
+            for cid, count in (([], 7), ({}, 10**400), (None, None))
+        ]
+        assert await watched.states() == {"generate": "ready", "a1": "ready"}
+        assert [*watched.totals.values("llm_dynamo_instance_nats_bytes_total").values()] == [7.0]
+
+
+async def test_what_went_over_nats_leaves_with_the_last_worker_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.core.lines.RETENTION", 1e-9)
+    async with watching(Double("1.6.1/B_nats/3_load_t5")) as watched:
+        await watched.read()
+        assert watched.totals.values("llm_dynamo_instance_nats_bytes_total")
+        watched.double.pairs = []
+        await watched.read()
+        await watched.read()
+        assert not watched.totals.values("llm_dynamo_instance_nats_bytes_total")
+
+
 async def test_while_etcd_cannot_be_asked_all_is_unknown_and_nothing_offline() -> None:
     async with watching(Double("1.6.1/A_default/1_idle_two_workers")) as watched:
         assert (await watched.states())["generate"] == "ready"
@@ -359,6 +409,59 @@ def test_what_is_no_registration_of_dynamo_s_is_ignored() -> None:
         assert not registry.put(key, text, 1, 0, 1.0), key
         assert not registry.delete(key, 2.0)
         assert not registry.gone
+
+
+def test_a_key_whose_value_is_no_longer_to_be_understood_is_no_instance_any_more() -> None:
+    registry = Registry()
+    assert registry.put("v1/instances/a/b/c/1", b'{"transport": {"tcp": "h:1/x"}}', 1, 0, 1.0)
+    assert registry.put("v1/instances/a/b/c/1", b"not json", 2, 0, 2.0)
+    assert not registry.instances
+    assert [*registry.gone] == [Endpoint("a", "b", "c")]
+    assert not registry.delete("v1/instances/a/b/c/1", 3.0)
+
+
+def test_an_endpoint_is_gone_with_the_last_of_its_keys_and_a_crowd_that_goes_costs_its_number() -> None:
+    class Counted(Endpoint):
+        compared = 0
+
+        def __hash__(self) -> int:
+            Counted.compared += 1
+            return super().__hash__()
+
+    registry = Registry()
+    keys = [(f"v1/instances/a/b/{name}/{worker:x}", b"{}", 1, 0) for worker in range(500) for name in "cde"]
+    keys += [(f"v1/mdc/a/b/c/{worker:x}", b"{}", 1, 0) for worker in range(500)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exporter.sources.dynamo.registry.Endpoint", Counted)
+        registry.replace(keys, 1.0, first=True)
+        registry.replace(keys[-1:], 2.0, first=False)
+        assert {endpoint.name for endpoint in registry.gone} == {"d", "e"}
+        Counted.compared = 0
+        registry.replace(keys, 3.0, first=False)
+        registry.replace([], 4.0, first=False)
+    assert {endpoint.name for endpoint in registry.gone} == {"c", "d", "e"}
+    assert Counted.compared < 20 * 2 * len(keys)
+
+
+@pytest.mark.parametrize(
+    "place", ["h:0", "a..b:80", "[::1:80", "a\0b:80", f"{'x' * 80}:80", "h:²", ":80", "127.0.0.1:99999"]
+)
+async def test_an_address_that_can_be_none_costs_its_own_instance_alone(place: str) -> None:
+    double = Double()
+    double.put("v1/instances/dynamo/backend/generate/a", {"transport": {"tcp": f"{place}/x"}})
+    double.put("v1/instances/dynamo/other/generate/b", {"transport": {"tcp": "127.0.0.1:1/x"}})
+    async with watching(double, nats=None) as watched:
+        assert await watched.states() == {"generate": "ready", "a": "ready", "b": "ready"}
+
+
+@pytest.mark.parametrize("place", ["h:99999", "h:0", "[::1", "h:x", "user:word@h:81", "a\0b:80", "h :1"])
+async def test_a_system_port_that_can_be_none_is_not_read(place: str) -> None:
+    double = Double()
+    path = f"http://{place}/v1/metadata/config.json"
+    double.put("v1/mdc/dynamo/backend/generate/a", {"card_json": {"model_info": {"hf_config_json": {"path": path}}}})
+    async with watching(double) as watched:
+        assert await watched.states() == {"generate": "provisioning"}
+        assert watched.found == []
 
 
 @pytest.mark.parametrize("transport", ["{}", '"x"', "null", '{"tcp": "x"}', '{"tcp": {"host": 1}}', "[1]"])

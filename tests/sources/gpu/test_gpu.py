@@ -158,6 +158,24 @@ async def test_what_the_driver_cannot_tell_of_a_card_is_absent(driver: Driver) -
     assert set(values(reading, "llm_gpu_power_watts").values()) == {512.34}
 
 
+@pytest.mark.parametrize("oldest", [False, True])
+async def test_a_driver_older_than_the_library_costs_what_it_has_not_alone(driver: Driver, oldest: bool) -> None:
+    new = ["nvmlDeviceGetCurrentClocksEventReasons"]
+    new += [f"nvmlDeviceGet{what}RunningProcesses_v3" for what in ("Compute", "Graphics")]
+    old = [f"nvmlDeviceGet{what}RunningProcesses_v2" for what in ("Compute", "Graphics")]
+    there = "llm_gpu_throttle_active", "llm_gpu_processes", "llm_gpu_process_memory_bytes"
+    async with watching() as read:
+        reading = await read()
+        known = {name: values(reading, name) for name in there}
+    await driver.say(*(f"gpu.*.err.{call} = FUNCTION_NOT_FOUND" for call in (*new, *(old if oldest else ()))))
+    async with watching() as read:
+        reading = await read()
+    assert values(reading, "llm_gpu_up") == WELL
+    assert values(reading, there[0]) == known[there[0]] != {}
+    for name in there[1:]:
+        assert values(reading, name) == ({} if oldest else known[name])
+
+
 async def test_parts_that_mig_made_are_told_with_their_memory(driver: Driver) -> None:
     await driver.say("gpu.0.mig_mode = 1", "gpu.0.mig = 1:0:19000000000:12000000000", "gpu.0.mig = 2:0:19000000000:3")
     async with watching() as read:

@@ -19,7 +19,8 @@ from exporter.app import assemble
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config
 from exporter.core.board import Board
-from exporter.core.fetch import session
+from exporter.core.errors import ReadError
+from exporter.core.fetch import Upstream, session
 from exporter.core.poll import Watch
 from exporter.core.source import Row
 from exporter.core.types import Reading
@@ -84,6 +85,36 @@ async def test_a_disk_that_hangs_holds_up_its_own_target_alone(monkeypatch: pyte
         assert (await watch.read()).ok
 
 
+async def test_which_ports_are_watched_is_asked_where_targets_come_and_go_and_not_in_the_thread() -> None:
+    asked: list[threading.Thread] = []
+
+    def ports() -> dict[int, str]:
+        asked.append(threading.current_thread())
+        return {}
+
+    async with session() as client:
+        watch = assemble(Config(), Host(), client, Board(), None, ports=ports)
+        assert (await watch.read()).ok
+    assert asked == [threading.main_thread()]
+
+
+async def test_a_machine_that_is_no_linux_is_not_found_and_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "BOOT", tmp_path / "boot_id")
+    async with session() as client:
+        with pytest.raises(ReadError, match="Linux alone is read"):
+            await Machine.recognise(Upstream(client, ""), Host())
+    async with watching() as watch:
+        assert (await watch.read()).reason == "connect"
+
+
+async def test_a_mount_point_whose_name_is_no_utf_8_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_filesystems", lambda: [("filesystem_size", {"mountpoint": "/caf\udce9"}, 1.0)])
+    async with watching() as watch:
+        assert shown(await watch.read(), "llm_host_filesystem_size_bytes") == {"/caf\N{REPLACEMENT CHARACTER}": 1.0}
+
+
 async def test_what_a_node_exporter_tells_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "<html><head><title>Node Exporter</title></head></html>"
 
@@ -122,11 +153,12 @@ def workloads(*patterns: str) -> tuple[Workloads, Any]:
 
 def test_known_servers_and_those_that_are_named_are_found(tmp_path: Path) -> None:
     _, told = workloads("search*")
-    with process(tmp_path / "a", "ollama"), process(tmp_path / "b", "search-worker"), process(tmp_path / "c", "other"):
+    known = "ollama-of-ours"  # others may run here, too
+    with process(tmp_path / "a", known), process(tmp_path / "b", "search-worker"), process(tmp_path / "c", "other"):
         names = {name for _, name in told()}
-    assert {"ollama", "search-worker"} <= names
+    assert {known, "search-worker"} <= names
     assert "other" not in names
-    assert not {"ollama", "search-worker"} & {name for _, name in told(look=False)}, "gone, and at once"
+    assert not {known, "search-worker"} & {name for _, name in told(look=False)}, "gone, and at once"
 
 
 def test_what_listens_on_a_target_s_port_is_found() -> None:
@@ -142,7 +174,8 @@ def test_what_listens_on_a_target_s_port_is_found() -> None:
     found = told(port)
     listening.close()
     server.close()
-    values = {family: value for (family, _), value in found.items() if family != "workload_cpu"}
+    (ours,) = {workload for family, workload in found if family == "workload_info"}
+    values = {family: value for (family, workload), value in found.items() if workload == ours}
     assert values["workload_info"] == 1.0
     assert values["workload_threads"] >= threads
     assert values["workload_fds"] == pytest.approx(files, abs=3)

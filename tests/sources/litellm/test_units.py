@@ -138,6 +138,13 @@ def test_model_info_is_taken_as_litellm_writes_it_and_nothing_else() -> None:
     assert Listing.of([]).deployments == Listing.of({"data": {}}).deployments == ()
 
 
+@pytest.mark.parametrize("price", [10**400, float("inf"), float("nan"), -1.0, True, "1"])
+def test_a_price_that_can_be_none_is_none(price: object) -> None:
+    info = {"id": "d", "input_cost_per_token": price, "output_cost_per_token": 0}
+    (only,) = Listing.of({"data": [entry(model_info=info)]}).deployments
+    assert only.prices == {"output": 0.0}
+
+
 def test_a_price_on_which_deployments_of_one_name_differ_is_left_out() -> None:
     other = entry(model_info={"id": "e", "input_cost_per_token": 2e-6})
     proxy = Proxy()

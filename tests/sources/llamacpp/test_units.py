@@ -236,6 +236,18 @@ async def test_events_that_are_odd_are_passed_over() -> None:
     assert seen == [{"m": "failed"}, {"m": "failed", "n": "downloading"}, {"m": "failed"}]
 
 
+async def test_events_of_models_without_end_are_not_remembered() -> None:
+    async with pretending(**router(entry("m", "unloaded"))) as server, watch_of("llamacpp", server.url) as watch:
+        await watch.read()
+        source = watch._source
+        assert isinstance(source, LlamaCpp)
+        for number in range(3000):
+            event = {"model": f"m{number}", "event": "status_change", "data": {"status": "loading"}}
+            source._hear(b"data: " + json.dumps(event).encode())
+        assert len(source._heard) < 1000
+        assert (await watch.read()).ok
+
+
 def test_waking_is_no_load_and_falling_asleep_no_unload() -> None:
     totals = Totals(source_map("llamacpp"), SeriesTable({}))
     models = Models(SeriesTable({}), totals)

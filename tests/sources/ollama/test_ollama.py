@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from exporter.sources.ollama import Ollama
+from exporter.text.negotiate import Format
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -54,6 +55,32 @@ async def test_a_capture_becomes_exactly_the_exposition_expected_of_it(name: str
     if accept:
         expected.write_bytes(text(reading))
     assert text(reading) == expected.read_bytes()
+
+
+async def test_what_was_counted_of_a_model_that_was_removed_leaves_the_page_in_time() -> None:
+    both = lists(entry("a"), stored=(entry("a"), entry("b")))
+    async with pretending(**both) as server, watch_of("ollama", server.url) as watch:
+        await watch.read()
+        server.answers |= lists(stored=(entry("b"),))
+        watch._source._listed = float("-inf")  # type: ignore[attr-defined]
+        assert value(await watch.read(), "llm_model_unloads_total", model="a") == 1.0
+        watch.totals._clock = lambda: time.monotonic() + 4000.0
+        reading = await watch.read()
+        assert value(reading, "llm_model_unloads_total", model="a") is None
+        assert value(reading, "llm_model_loads_total", model="b") == 0.0
+
+
+async def test_half_a_character_in_json_is_shown_as_none_and_never_breaks_the_page() -> None:
+    half = {"details": {"family": "\ud800"}}
+    async with pretending(**lists(entry("a\udfff"), stored=(entry("b", **half),))) as server:
+        server.answers["/api/version"] = b'{"version":"0.33\\ud800"}'
+        async with watch_of("ollama", server.url) as watch:
+            reading = await watch.read()
+            assert reading.ok, reading.error
+            shown = watch._board.page(Format.TEXT).decode()
+    assert 'version="0.33\N{REPLACEMENT CHARACTER}"' in shown
+    assert 'llm_model_loads_total{source="ollama",target="ollama",model="a\N{REPLACEMENT CHARACTER}"}' in shown
+    assert 'family="\N{REPLACEMENT CHARACTER}"' in shown
 
 
 async def test_loads_and_unloads_are_counted_from_read_to_read() -> None:

@@ -146,6 +146,21 @@ async def test_an_answer_that_is_none_is_a_failure_with_its_reason(double: Doubl
     assert (reading.reason, shown(reading)) == (reason, {"up": 0.0})
 
 
+async def test_a_password_that_the_server_repeats_is_not_passed_on(double: Double) -> None:
+    double.raw = b"-ERR unknown command 'AUTH', with args beginning with: 'default' 'hunter2' \r\n"
+    async with watching(double.server, password="hunter2") as watch:
+        reading = await watch.read()
+    assert (reading.reason, reading.error) == ("auth", "Redis refuses AUTH: ERR (see user and password_file)")
+
+
+async def test_ever_other_databases_are_not_remembered_without_end(double: Double) -> None:
+    async with watching(double.server) as watch:
+        for read in range(3):
+            double.said = INFO | {f"db{read * 1000 + number}": "keys=1,expires=0" for number in range(1000)}
+            keys = [name for name in shown(await watch.read()) if "keys" in name]
+    assert len(keys) == 1000
+
+
 async def test_a_server_that_is_not_there_is_down() -> None:
     async with watching("redis://127.0.0.1:1") as watch:
         reading = await watch.read()
