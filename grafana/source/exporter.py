@@ -90,8 +90,8 @@ def _failures() -> list[Panel]:
             "Samples left out",
             "Samples that no exporter may pass on: duplicates, impossible values, what is over a limit.",
             "ops",
-            Query(f"{dropped} > 0", "{{target}} {{reason}}"),
-            empty="nothing is left out",
+            Query(f"{dropped} > 0 or on () 0 * sum({dropped})", "{{target}} {{reason}}"),
+            empty=NONE,
         ),
     ]
 
