@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Panel, Size, number, series, timeline
-from grafana.source.query import AT, Query, mean, percentiles, pick, rate, share, total
+from grafana.source.query import AT, Query, highest, lowest, mean, percentiles, rate, select, share, total
 from grafana.source.style import BAD, BUSY, ESTIMATE, GOOD, IN, LIMIT, OUT
 
 GATEWAY, ENGINE = 'layer="gateway"', 'layer="engine"'
@@ -38,7 +38,7 @@ def _hits(by: str) -> str:
 def _cached(by: str, *matchers: str) -> str:
     """Cached prompt tokens over all, of those targets that tell of cached ones."""
     prompt = rate("llm_prompt_tokens_total", *matchers)
-    telling = f"{prompt} and on ({AT}) {pick('llm_cached_prompt_tokens_total', *matchers)}"
+    telling = f"{prompt} and on ({AT}) {select('llm_cached_prompt_tokens_total', *matchers)}"
     return share(total(by, rate("llm_cached_prompt_tokens_total", *matchers)), total(by, telling))
 
 
@@ -59,7 +59,6 @@ def _now() -> list[Panel]:
             "Prompt tokens that engines found in their prefix cache, of all.",
         ),
     }
-    kv = pick("llm_kv_cache_usage_ratio", ENGINE, MODEL)
     return [
         *(
             number(title, text, "percentunit", Query(expr, "hits"), empty="not in use", base=BUSY)
@@ -69,7 +68,7 @@ def _now() -> list[Panel]:
             "Fullest KV cache",
             "The used part of the KV cache that is fullest. At 1 an engine sets requests aside.",
             "percentunit",
-            Query(f"max({kv})", "used"),
+            Query(highest("", "llm_kv_cache_usage_ratio", ENGINE, MODEL), "used"),
             empty="no engine tells",
             base=GOOD,
             steps=((0.9, "orange"), (0.98, BAD)),
@@ -163,7 +162,7 @@ def _prefix() -> list[Panel]:
             "Used part of the KV cache. Where it is full, requests wait or are set aside.",
             "percentunit",
             Query(
-                f"max by (target, model, rank) ({pick('llm_kv_cache_usage_ratio', ENGINE, MODEL)})",
+                highest("target, model, rank", "llm_kv_cache_usage_ratio", ENGINE, MODEL),
                 "{{target}} {{model}} {{rank}}",
             ),
             empty="no engine tells",
@@ -211,13 +210,12 @@ def _money() -> list[Panel]:
 
 
 def _backend() -> list[Panel]:
-    used, limit = pick("llm_redis_memory_used_bytes"), pick("llm_redis_memory_limit_bytes")
     found, lost = (total("target", rate(f"llm_redis_{what}_total")) for what in ("hits", "misses"))
     return [
         timeline(
             "Reached by the gateway",
             "Whether the gateway reaches the server behind its cache.",
-            Query(f"min by (target, backend) ({pick('llm_cache_backend_up', GATEWAY)})", "{{target}} {{backend}}"),
+            Query(lowest("target, backend", "llm_cache_backend_up", GATEWAY), "{{target}} {{backend}}"),
             {"1": "up", "0": "down"},
             empty="no gateway tells of a server behind its cache",
             size=QUARTER,
@@ -234,8 +232,8 @@ def _backend() -> list[Panel]:
             "Redis: memory",
             "Memory that Redis uses, and the limit at which it evicts or refuses.",
             "bytes",
-            Query(f"max by (target) ({used})", "{{target}}"),
-            Query(f"max by (target) ({limit})", "{{target}}, limit", LIMIT),
+            Query(highest("target", "llm_redis_memory_used_bytes"), "{{target}}"),
+            Query(highest("target", "llm_redis_memory_limit_bytes"), "{{target}}, limit", LIMIT),
             empty="no Redis is read",
             size=QUARTER,
         ),

@@ -6,7 +6,20 @@ from grafana_foundation_sdk.builders import nodegraph
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, graph, number, series, states, table, timeline
-from grafana.source.query import Query, called, joined, percentiles, pick, quantile, rate, renamed, share, total
+from grafana.source.query import (
+    Query,
+    called,
+    highest,
+    joined,
+    lowest,
+    percentiles,
+    pick,
+    quantile,
+    rate,
+    renamed,
+    share,
+    total,
+)
 from grafana.source.style import ANY_BAD, BAD, GOOD, IN, WARN
 
 NAMESPACE = 'dynamo_namespace=~"$namespace"'
@@ -61,7 +74,6 @@ def page() -> Page:
 
 
 def _now() -> list[Panel]:
-    endpoints = pick("llm_dynamo_endpoint_state", NAMESPACE)
     instances = pick("llm_dynamo_endpoint_instances", NAMESPACE)
     bad = pick("llm_dynamo_endpoint_state", NAMESPACE, 'state=~"suspect|offline"')
     return [
@@ -69,7 +81,7 @@ def _now() -> list[Panel]:
             "Endpoints",
             "Endpoints that something is known of.",
             "none",
-            Query(f"count(max by ({ENDPOINT}) ({endpoints}))", "endpoints"),
+            Query(f"count({highest(ENDPOINT, 'llm_dynamo_endpoint_state', NAMESPACE)})", "endpoints"),
             empty="nothing is registered",
         ),
         number(
@@ -132,7 +144,7 @@ def _models() -> Panel:
     return timeline(
         "Models",
         "Whether the frontends can route a request for each model.",
-        Query(f"min by (target, model) ({pick('llm_dynamo_model_ready')})", "{{model}} ({{target}})"),
+        Query(lowest("target, model", "llm_dynamo_model_ready"), "{{model}} ({{target}})"),
         {"1": "served", "0": "not served"},
         empty="no frontend is read, or it has no model",
     )
@@ -247,7 +259,7 @@ def _load() -> list[Panel]:
             "Used part of the workers' KV cache.",
             "percentunit",
             Query(
-                f"max by (target, model, rank) ({pick('llm_kv_cache_usage_ratio', *OF_DYNAMO)})",
+                highest("target, model, rank", "llm_kv_cache_usage_ratio", *OF_DYNAMO),
                 "{{target}} {{model}} {{rank}}",
             ),
             empty="no worker tells",
@@ -261,7 +273,7 @@ def _instances() -> list[Panel]:
     info = pick("llm_dynamo_instance_info", NAMESPACE)
     by = "dynamo_namespace, dynamo_component, dynamo_endpoint, dynamo_instance, transport, subject"
     carried = total("dynamo_component, direction", rate("llm_dynamo_instance_nats_bytes_total", NAMESPACE))
-    last = pick("llm_dynamo_endpoint_last_activity_timestamp_seconds", NAMESPACE)
+    last = highest(ENDPOINT, "llm_dynamo_endpoint_last_activity_timestamp_seconds", NAMESPACE)
     return [
         table(
             "Instances and their subjects",
@@ -282,7 +294,7 @@ def _instances() -> list[Panel]:
             "Last activity",
             "How long ago something was last seen of each endpoint: an instance that came or went, a request.",
             {"dynamo_namespace": "Namespace", "dynamo_component": "Component", "dynamo_endpoint": "Endpoint"},
-            Column("Ago", "s", f"time() - max by ({ENDPOINT}) ({last})", ((3600, WARN),)),
+            Column("Ago", "s", f"time() - {last}", ((3600, WARN),)),
             empty="nothing is registered",
             size=Size(6, 9),
             order="Ago",

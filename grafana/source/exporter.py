@@ -5,11 +5,14 @@ from __future__ import annotations
 from grafana.source import overview
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, number, series, table
-from grafana.source.query import OURS, Query, pick, rate, total
+from grafana.source.query import Query, highest, pick, rate, select, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, WARN
 
 TARGET = 'target=~"$target"'
 NONE = "no exporter is scraped"
+PROCESS = "job, instance, replica, pod"
+NAME = "{{instance}} {{replica}} {{pod}}"
+"""Of an exporter's process."""
 
 
 def page() -> Page:
@@ -29,9 +32,9 @@ def page() -> Page:
     return made
 
 
-def _own(name: str) -> str:
-    """What the exporter's process says of itself, in the words that every client library has."""
-    return f"{name}{{{OURS}}} and on (job, instance) {pick('llm_exporter_build_info')}"
+def _own(expr: str) -> str:
+    """Of what every client library or scrape tells, what is of exporters: of each replica by itself."""
+    return f"{expr} and on ({PROCESS}) {select('llm_exporter_build_info')}"
 
 
 def _now() -> list[Panel]:
@@ -57,7 +60,7 @@ def _now() -> list[Panel]:
             "Configuration",
             "Exporters whose configuration was refused when it was last read; the one before is in force.",
             "none",
-            Query(f"sum(1 - {pick('llm_exporter_config_last_reload_successful')})", "refused"),
+            Query(f"sum(1 - {select('llm_exporter_config_last_reload_successful')})", "refused"),
             empty=NONE,
             base=GOOD,
             steps=ANY_BAD,
@@ -66,7 +69,7 @@ def _now() -> list[Panel]:
             "Version",
             "Exporters by their version.",
             "none",
-            Query(f"count by (version) ({pick('llm_exporter_build_info')})", "{{version}}"),
+            Query(f"count by (version) ({select('llm_exporter_build_info')})", "{{version}}"),
             empty=NONE,
         ),
     ]
@@ -98,7 +101,7 @@ def _failures() -> list[Panel]:
 
 def _reads() -> list[Panel]:
     def each(family: str) -> str:
-        return f"max by (instance, source, target) ({pick(family, TARGET)})"
+        return highest("instance, source, target", family, TARGET)
 
     name = "{{target}}"
     took, every = each("llm_target_read_duration_seconds"), each("llm_target_interval_seconds")
@@ -123,14 +126,12 @@ def _reads() -> list[Panel]:
 
 def _load() -> list[Panel]:
     quarter = Size(6, 7)
-    cpu = f"rate(process_cpu_seconds_total{{{OURS}}}[$__rate_interval])"
-    built = pick("llm_exporter_build_info")
     return [
         series(
             "CPU",
             "CPUs that each exporter keeps busy.",
             "percentunit",
-            Query(f"{cpu} and on (job, instance) {built}", "{{instance}}"),
+            Query(_own(f"rate({select('process_cpu_seconds_total')}[$__rate_interval])"), NAME),
             empty=NONE,
             size=quarter,
         ),
@@ -138,7 +139,7 @@ def _load() -> list[Panel]:
             "Memory",
             "What each exporter has resident.",
             "bytes",
-            Query(_own("process_resident_memory_bytes"), "{{instance}}"),
+            Query(_own(select("process_resident_memory_bytes")), NAME),
             empty=NONE,
             size=quarter,
         ),
@@ -146,7 +147,7 @@ def _load() -> list[Panel]:
             "Samples read",
             "Samples in the last answer of each target.",
             "short",
-            Query(f"max by (target) ({pick('llm_target_samples', TARGET)})", "{{target}}"),
+            Query(highest("target", "llm_target_samples", TARGET), "{{target}}"),
             empty=NONE,
             size=quarter,
         ),
@@ -154,7 +155,7 @@ def _load() -> list[Panel]:
             "Time of a scrape",
             "Time that Prometheus takes for the exporter's page.",
             "s",
-            Query(_own("scrape_duration_seconds"), "{{instance}}"),
+            Query(_own(select("scrape_duration_seconds")), NAME),
             empty=NONE,
             size=quarter,
         ),
@@ -165,7 +166,7 @@ def _targets() -> Panel:
     by = "instance, source, target"
 
     def now(family: str) -> str:
-        return f"max by ({by}) ({pick(family, TARGET)})"
+        return highest(by, family, TARGET)
 
     return table(
         "What is read",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, found, variable
 from grafana.source.panels import Column, Panel, Size, bars, number, series, table, timeline
-from grafana.source.query import Query, gain, pick, rate, share, total
+from grafana.source.query import Query, gain, highest, pick, rate, select, share, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, IN, LIMIT, OUT, RATIO_FULL
 
 UUID = 'uuid=~"$gpu"'
@@ -22,7 +22,7 @@ def page() -> Page:
         "LLM / GPUs and host",
         "Each GPU: how busy, how full and by whom, how warm, what holds it down, what broke. And the machine around"
         " it.",
-        found("gpu", "GPU", pick("llm_gpu_up"), r'/[{,] ?gpu="(?<text>[^"]+)|[{,] ?uuid="(?<value>[^"]+)/g'),
+        found("gpu", "GPU", select("llm_gpu_up"), r'/[{,] ?gpu="(?<text>[^"]+)|[{,] ?uuid="(?<value>[^"]+)/g'),
         variable("workload", "Workload", "llm_workload_memory_bytes"),
     )
     made.row("Now", *_now())
@@ -76,17 +76,16 @@ def _now() -> list[Panel]:
 
 def _over_time() -> list[Panel]:
     name = "{{instance}} {{gpu}}"
-    bad = pick("llm_gpu_throttle_active", UUID)
     memory = share(
-        f"max by (instance, gpu, uuid) ({pick('llm_gpu_memory_used_bytes', UUID)})",
-        f"max by (instance, gpu, uuid) ({pick('llm_gpu_memory_total_bytes', UUID)})",
+        highest("instance, gpu, uuid", "llm_gpu_memory_used_bytes", UUID),
+        highest("instance, gpu, uuid", "llm_gpu_memory_total_bytes", UUID),
     )
     return [
         series(
             "Utilisation of GPUs",
             "Part of the time in which at least one kernel ran: one small kernel is enough for 1.",
             "percentunit",
-            Query(f"max by (instance, gpu, uuid) ({pick('llm_gpu_utilization_ratio', UUID)})", name),
+            Query(highest("instance, gpu, uuid", "llm_gpu_utilization_ratio", UUID), name),
             empty=NO_GPU,
             most=1,
         ),
@@ -101,7 +100,7 @@ def _over_time() -> list[Panel]:
         timeline(
             "GPUs held down",
             "Whether the clocks of each GPU are held down, for heat, power or another reason; being idle is none.",
-            Query(f"max by (instance, gpu, uuid) ({bad})", name),
+            Query(highest("instance, gpu, uuid", "llm_gpu_throttle_active", UUID), name),
             {"0": "clear", "1": "held down"},
             empty="no driver tells why clocks are held down",
             size=Size(8, 8),
@@ -111,7 +110,6 @@ def _over_time() -> list[Panel]:
 
 def _each() -> list[Panel]:
     by_workload = f"sum by (workload) ({pick('llm_gpu_process_memory_bytes', ONE)})"
-    clocks = pick("llm_gpu_clock_hertz", ONE)
     errors = {
         "XID {{xid}}": total("xid", gain("llm_gpu_xid_errors_total", ONE)),
         "ECC {{severity}}": total("severity", gain("llm_gpu_ecc_errors_total", ONE)),
@@ -124,8 +122,8 @@ def _each() -> list[Panel]:
             "Part of the time in which at least one kernel ran, and in which memory was read or written (not how"
             " full it is).",
             "percentunit",
-            Query(f"max({pick('llm_gpu_utilization_ratio', ONE)})", "kernels"),
-            Query(f"max({pick('llm_gpu_memory_busy_ratio', ONE)})", "memory"),
+            Query(highest("", "llm_gpu_utilization_ratio", ONE), "kernels"),
+            Query(highest("", "llm_gpu_memory_busy_ratio", ONE), "memory"),
             empty=NO_GPU,
             size=QUARTER,
             most=1,
@@ -143,8 +141,8 @@ def _each() -> list[Panel]:
             "Power: GPU $gpu",
             "What the GPU draws, and may draw.",
             "watt",
-            Query(f"max({pick('llm_gpu_power_watts', ONE)})", "draws"),
-            Query(f"max({pick('llm_gpu_power_limit_watts', ONE)})", "may draw", LIMIT),
+            Query(highest("", "llm_gpu_power_watts", ONE), "draws"),
+            Query(highest("", "llm_gpu_power_limit_watts", ONE), "may draw", LIMIT),
             empty=NO_GPU,
             size=QUARTER,
         ),
@@ -152,14 +150,14 @@ def _each() -> list[Panel]:
             "Temperature: GPU $gpu",
             "By sensor.",
             "celsius",
-            Query(f"max by (sensor) ({pick('llm_gpu_temperature_celsius', ONE)})", "{{sensor}}"),
+            Query(highest("sensor", "llm_gpu_temperature_celsius", ONE), "{{sensor}}"),
             empty=NO_GPU,
             size=QUARTER,
         ),
         timeline(
             "Held down by: GPU $gpu",
             "Why the clocks are held down; being idle is no reason here.",
-            Query(f"max by (reason) ({pick('llm_gpu_throttle_active', ONE)})", "{{reason}}"),
+            Query(highest("reason", "llm_gpu_throttle_active", ONE), "{{reason}}"),
             {"0": "clear", "1": "held down"},
             empty="the driver does not tell",
             size=QUARTER,
@@ -168,7 +166,7 @@ def _each() -> list[Panel]:
             "Clocks: GPU $gpu",
             "What each part of the GPU runs at.",
             "hertz",
-            Query(f"max by (domain) ({clocks})", "{{domain}}"),
+            Query(highest("domain", "llm_gpu_clock_hertz", ONE), "{{domain}}"),
             empty="the driver does not tell",
             size=QUARTER,
         ),
@@ -195,18 +193,18 @@ def _each() -> list[Panel]:
 
 
 def _host() -> list[Panel]:
-    cpus = f"max by (instance) ({pick('llm_host_cpus')})"
+    cpus = highest("instance", "llm_host_cpus")
     modes = total("instance, mode", rate("llm_host_cpu_seconds_total", 'mode!="idle"'))
     free, size = (pick(f"llm_host_filesystem_{what}_bytes") for what in ("avail", "size"))
     memory, installed = (pick(f"llm_host_memory_{what}_bytes") for what in ("available", "total"))
-    limits = {what: pick(f"llm_threshold_{what}_ratio", HOST) for what in ("cpu", "memory")}
+    limits = {what: highest("instance", f"llm_threshold_{what}_ratio", HOST) for what in ("cpu", "memory")}
     return [
         series(
             "CPU of the host",
             "Part of all CPUs by what they are used for, and the limit that the configuration sets.",
             "percentunit",
             Query(f"{modes} / on (instance) group_left () {cpus}", "{{instance}} {{mode}}"),
-            Query(f"max by (instance) ({limits['cpu']})", "{{instance}} limit", LIMIT),
+            Query(limits["cpu"], "{{instance}} limit", LIMIT),
             empty=NO_HOST,
             size=QUARTER,
         ),
@@ -215,7 +213,7 @@ def _host() -> list[Panel]:
             "Part of the memory that could not be had without swapping, and the limit that the configuration sets.",
             "percentunit",
             Query(f"max by (instance) (1 - {memory} / {installed})", "{{instance}}"),
-            Query(f"max by (instance) ({limits['memory']})", "{{instance}} limit", LIMIT),
+            Query(limits["memory"], "{{instance}} limit", LIMIT),
             empty=NO_HOST,
             size=QUARTER,
             most=1,
@@ -234,7 +232,7 @@ def _host() -> list[Panel]:
             "Temperature of the host",
             "By sensor.",
             "celsius",
-            Query(f"max by (instance, chip, sensor) ({pick('llm_host_temperature_celsius')})", "{{chip}} {{sensor}}"),
+            Query(highest("instance, chip, sensor", "llm_host_temperature_celsius"), "{{chip}} {{sensor}}"),
             empty="the machine tells no temperatures",
             size=QUARTER,
         ),

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import SAME, Column, Panel, Size, number, series, states, table
-from grafana.source.query import AT, OURS, Query, gain, pick, rate, renamed, total
+from grafana.source.query import AT, Query, gain, highest, pick, rate, renamed, select, total
 from grafana.source.style import BAD, GOOD, WARN
 
 MODEL = 'model=~"$model"'
@@ -59,8 +59,8 @@ def _held(*matchers: str) -> str:
 
 
 def _loaded(*matchers: str) -> str:
-    state = pick("llm_model_state", *matchers, 'state="loaded"')
-    return f"(max by ({EACH}) ({state}) == 1)"
+    state = highest(EACH, "llm_model_state", *matchers, 'state="loaded"')
+    return f"({state} == 1)"
 
 
 def _unasked(*matchers: str) -> str:
@@ -68,9 +68,9 @@ def _unasked(*matchers: str) -> str:
 
     Not every server tells when that was: of the others it is seen by the progress that its requests make.
     """
-    asked = pick("llm_model_last_request_timestamp_seconds", *matchers)
-    moved = pick("llm_target_last_progress_timestamp_seconds", 'layer="engine"', *matchers)
-    watched = f"process_start_time_seconds{{{OURS}}}"
+    asked = select("llm_model_last_request_timestamp_seconds", *matchers)
+    moved = select("llm_target_last_progress_timestamp_seconds", 'layer="engine"', *matchers)
+    watched = f"min by (job, instance) ({select('process_start_time_seconds')})"
     return (
         f"(time() - (max by ({EACH}) ({asked} or {moved})"
         f" or 0 * {_loaded(*matchers)} + on (job, instance) group_left () {watched})"

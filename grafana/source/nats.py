@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Panel, Size, number, series, states, timeline
-from grafana.source.query import AT, Query, gain, pick, quantile, rate, total
+from grafana.source.query import AT, Query, gain, highest, lowest, quantile, rate, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, IN, LIMIT, OUT, WARN
 
 TARGET = 'target=~"$target"'
@@ -35,7 +35,7 @@ def page() -> Page:
             "etcd: has a leader",
             "Without a leader nothing can be written, and no lease renewed: Dynamo's frontends end themselves after"
             " about 18 s.",
-            Query(f"min by (target) ({pick('llm_etcd_has_leader', TARGET)})", "{{target}}"),
+            Query(lowest("target", "llm_etcd_has_leader", TARGET), "{{target}}"),
             {"1": "yes", "0": "no"},
             empty="no etcd is read",
         ),
@@ -48,13 +48,13 @@ def page() -> Page:
 
 
 def _now() -> list[Panel]:
-    has_leader, up = (f"max by ({AT}) ({pick(f'llm_etcd_{what}', TARGET)})" for what in ("has_leader", "up"))
+    has_leader, up = (highest(AT, f"llm_etcd_{what}", TARGET) for what in ("has_leader", "up"))
     return [
         number(
             "Slowest round trip",
             "Time from a PING on the exporter's own connection to its PONG.",
             "s",
-            Query(f"max({pick('llm_nats_round_trip_seconds', TARGET)})", "slowest"),
+            Query(highest("", "llm_nats_round_trip_seconds", TARGET), "slowest"),
             empty="no connection",
         ),
         number(
@@ -79,7 +79,7 @@ def _now() -> list[Panel]:
             "Leases",
             "Leases that are alive in etcd: one for each process of Dynamo. Every member tells all of them.",
             "none",
-            Query(f"max({pick('llm_etcd_leases', TARGET)})", "leases"),
+            Query(highest("", "llm_etcd_leases", TARGET), "leases"),
             empty="no etcd tells",
         ),
     ]
@@ -104,21 +104,20 @@ def _traffic() -> list[Panel]:
             "Round trip",
             "Time from a PING on the exporter's own connection to its PONG; a gap where there was no connection.",
             "s",
-            Query(f"max by (target) ({pick('llm_nats_round_trip_seconds', TARGET)})", "{{target}}"),
+            Query(highest("target", "llm_nats_round_trip_seconds", TARGET), "{{target}}"),
             empty="no connection to a NATS server is configured",
         ),
     ]
 
 
 def _load() -> list[Panel]:
-    connections, subscriptions = (pick(f"llm_nats_{what}", TARGET) for what in ("connections", "subscriptions"))
     return [
         series(
             "Connections and subscriptions",
             "Clients that are connected, the exporter's own included, and what they are subscribed to.",
             "short",
-            Query(f"max by (target) ({connections})", "{{target}} connections"),
-            Query(f"max by (target) ({subscriptions})", "{{target}} subscriptions"),
+            Query(highest("target", "llm_nats_connections", TARGET), "{{target}} connections"),
+            Query(highest("target", "llm_nats_subscriptions", TARGET), "{{target}} subscriptions"),
             empty="no NATS server is read",
             size=QUARTER,
         ),
@@ -126,7 +125,7 @@ def _load() -> list[Panel]:
             "Dynamo's subjects",
             "Subjects of Dynamo that are subscribed, by plane: 0 where Dynamo does not use this server.",
             "none",
-            Query(f"max by (target, plane) ({pick('llm_nats_dynamo_subjects', TARGET)})", "{{target}} {{plane}}"),
+            Query(highest("target, plane", "llm_nats_dynamo_subjects", TARGET), "{{target}} {{plane}}"),
             empty="no NATS server is read",
             size=QUARTER,
         ),
@@ -145,7 +144,7 @@ def _load() -> list[Panel]:
             "Memory",
             "Memory that the server's process has resident.",
             "bytes",
-            Query(f"max by (target) ({pick('llm_nats_memory_bytes', TARGET)})", "{{target}}"),
+            Query(highest("target", "llm_nats_memory_bytes", TARGET), "{{target}}"),
             empty="no NATS server is read",
             size=QUARTER,
         ),
@@ -156,13 +155,13 @@ def _jetstream() -> list[Panel]:
     off = "JetStream is off"
 
     def held(what: str, text: str) -> Panel:
-        used, limit = (pick(f"llm_nats_jetstream_{what}_{of}bytes", TARGET) for of in ("", "limit_"))
+        used, limit = (highest("target", f"llm_nats_jetstream_{what}_{of}bytes", TARGET) for of in ("", "limit_"))
         return series(
             f"{what.capitalize()} of JetStream",
             text,
             "bytes",
-            Query(f"max by (target) ({used})", "{{target}}"),
-            Query(f"max by (target) ({limit})", "{{target}} limit", LIMIT),
+            Query(used, "{{target}}"),
+            Query(limit, "{{target}} limit", LIMIT),
             empty=off,
             size=QUARTER,
         )
@@ -172,8 +171,8 @@ def _jetstream() -> list[Panel]:
             "Streams and consumers",
             "Streams that JetStream keeps, and consumers of them.",
             "none",
-            Query(f"max by (target) ({pick('llm_nats_jetstream_streams', TARGET)})", "{{target}} streams"),
-            Query(f"max by (target) ({pick('llm_nats_jetstream_consumers', TARGET)})", "{{target}} consumers"),
+            Query(highest("target", "llm_nats_jetstream_streams", TARGET), "{{target}} streams"),
+            Query(highest("target", "llm_nats_jetstream_consumers", TARGET), "{{target}} consumers"),
             empty=off,
             size=QUARTER,
         ),
@@ -207,11 +206,8 @@ def _etcd() -> list[Panel]:
             "Database",
             "Size of the database's file and what of it is in use; at its quota etcd refuses to write.",
             "bytes",
-            *(
-                Query(f"max by (target) ({pick(family, TARGET)})", f"{{{{target}}}} {what}")
-                for what, family in sizes.items()
-            ),
-            Query(f"max by (target) ({pick('llm_etcd_db_quota_bytes', TARGET)})", "{{target}} quota", LIMIT),
+            *(Query(highest("target", family, TARGET), f"{{{{target}}}} {what}") for what, family in sizes.items()),
+            Query(highest("target", "llm_etcd_db_quota_bytes", TARGET), "{{target}} quota", LIMIT),
             empty=none,
             size=QUARTER,
         ),
@@ -219,10 +215,7 @@ def _etcd() -> list[Panel]:
             "Leases, keys, watchers",
             "What etcd holds. Leases that fall together are processes that went.",
             "none",
-            *(
-                Query(f"max by (target) ({pick(family, TARGET)})", f"{{{{target}}}} {what}")
-                for what, family in keys.items()
-            ),
+            *(Query(highest("target", family, TARGET), f"{{{{target}}}} {what}") for what, family in keys.items()),
             empty=none,
             size=QUARTER,
         ),

@@ -8,7 +8,21 @@ from grafana_foundation_sdk.builders import table as tables
 from grafana.source import models, providers
 from grafana.source.page import FIRING, Page, choice
 from grafana.source.panels import SAME, THIRD, Column, Panel, Size, number, series, spread, table, timeline
-from grafana.source.query import AT, Query, called, joined, mean, pick, quantile, rate, share, total
+from grafana.source.query import (
+    AT,
+    Query,
+    called,
+    highest,
+    joined,
+    mean,
+    once,
+    pick,
+    quantile,
+    rate,
+    select,
+    share,
+    total,
+)
 from grafana.source.style import ANY_BAD, BAD, GOOD, PARTS, RATIO_GOOD, WARN
 
 GATEWAY, ENGINE = 'layer="gateway"', 'layer="engine"'
@@ -49,11 +63,11 @@ def page() -> Page:
 
 def _served() -> list[Panel]:
     """Whether it is served now."""
-    known = f"{rate('llm_requests_total')} and on ({AT}) {pick('llm_request_failures_total')}"
+    known = f"{rate('llm_requests_total')} and on ({AT}) {select('llm_request_failures_total')}"
     failed = share(total(WHERE, rate("llm_request_failures_total")), total(WHERE, known))
     ttft = pick("llm_provider_window_ttft_seconds", GATEWAY, 'stat="p95"')
     objective = pick("llm_provider_objective_seconds", GATEWAY, 'stat="ttft"')
-    up, stalled = pick("llm_target_up"), pick("llm_target_stalled")
+    up, stalled = pick("llm_target_up"), highest(AT, "llm_target_stalled")
     return [
         number(
             "Served: requests that did not fail",
@@ -108,7 +122,7 @@ def _served() -> list[Panel]:
             "none",
             Query(f"count({up} == 1) or 0 * count({up})", "up"),
             Query(f"count({up} == 0) or 0 * count({up})", "down", BAD),
-            Query(f"count(max by ({AT}) ({stalled}) == 1) or 0 * count({up})", "stalled", WARN),
+            Query(f"count({stalled} == 1) or 0 * count({up})", "stalled", WARN),
             empty="no exporter is scraped",
             size=Size(4, 4),
             base=GOOD,
@@ -160,8 +174,8 @@ def _frozen() -> tables.Panel:
         "out of rotation": (pick("llm_deployment_up", GATEWAY), "== 0", ("target", "deployment")),
     }
     endpoint = ("dynamo_namespace", "dynamo_component", "dynamo_endpoint")
-    for state in ("suspect", "offline"):
-        bad[state] = (pick("llm_dynamo_endpoint_state", f'state="{state}"'), "== 1", endpoint)
+    bad["suspect"] = (pick("llm_dynamo_instance_state", 'state="suspect"'), "== 1", (*endpoint, "dynamo_instance"))
+    bad["offline"] = (pick("llm_dynamo_endpoint_state", 'state="offline"'), "== 1", endpoint)
     now = " or ".join(
         called(joined(f"{series} {test}", "thing", *labels), what=what) for what, (series, test, labels) in bad.items()
     )
@@ -182,23 +196,28 @@ def _frozen() -> tables.Panel:
     )
 
 
+def _slope(family: str, *matchers: str) -> str:
+    """What a gauge gains each second, over what is shown."""
+    return once(f"deriv({select(family, *matchers)}[$__range])")
+
+
 def _next() -> tables.Panel:
     """What is next to fail."""
-    kv = pick("llm_kv_cache_usage_ratio", ENGINE)
+    kv = ("llm_kv_cache_usage_ratio", ENGINE)
     requests = pick("llm_rate_limit_remaining", GATEWAY, 'unit="requests"')
     attempts = total(f"{AT}, layer, model, provider", rate("llm_provider_requests_total", GATEWAY))
     left = {
-        "KV cache full": (f"(1 - {kv}) / (deriv({kv}[$__range]) > 0)", ("target", "model", "rank")),
+        "KV cache full": (f"(1 - {pick(*kv)}) / ({_slope(*kv)} > 0)", ("target", "model", "rank")),
         # its window is a minute: what lasts longer is given anew before
         "rate limit": (f"{requests} / on ({AT}, layer, model, provider) ({attempts} > 0) < 60", ("provider", "model")),
     }
     gone = {
-        "budget spent": (pick("llm_budget_remaining_usd", GATEWAY), ("scope", "provider")),
-        "disk full": (pick("llm_host_filesystem_avail_bytes"), ("target", "mountpoint")),
-        "memory full": (pick("llm_host_memory_available_bytes"), ("target",)),
+        "budget spent": (("llm_budget_remaining_usd", GATEWAY), ("scope", "provider")),
+        "disk full": (("llm_host_filesystem_avail_bytes",), ("target", "mountpoint")),
+        "memory full": (("llm_host_memory_available_bytes",), ("target",)),
     }
     for what, (rest, labels) in gone.items():
-        left[what] = (f"{rest} / (-deriv({rest}[$__range]) > 0)", labels)
+        left[what] = (f"{pick(*rest)} / (-{_slope(*rest)} > 0)", labels)
     each = " or ".join(called(joined(expr, "thing", *labels), what=what) for what, (expr, labels) in left.items())
     return table(
         "Next to fail",
@@ -220,7 +239,7 @@ def _money() -> list[Panel]:
         total("layer", rate(f"llm_{what}_usd_total", GATEWAY)) for what in ("spend", "cache_saved", "cache_write_cost")
     )
     tokens = rate("llm_output_tokens_total", GATEWAY)
-    unknown = f"{tokens} and on ({AT}, layer, model, provider) {pick('llm_price_known', GATEWAY)} == 0"
+    unknown = f"{tokens} and on ({AT}, layer, model, provider) {select('llm_price_known', GATEWAY)} == 0"
     every = total("layer", tokens)
     return [
         number(
@@ -264,7 +283,7 @@ def _money() -> list[Panel]:
 def targets(size: Size) -> statetimeline.Panel:
     """Every target: up, down, or stalled."""
     by = "instance, source, target"
-    up, stalled = (f"max by ({by}) ({pick(family)})" for family in ("llm_target_up", "llm_target_stalled"))
+    up, stalled = (highest(by, family) for family in ("llm_target_up", "llm_target_stalled"))
     return timeline(
         "Targets over time",
         "Whether each target was read, and whether it has requests on which nothing moves.",

@@ -11,10 +11,16 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.source.panels import DATASOURCE, Panel
-from grafana.source.query import OURS, gain, pick
+from grafana.source.query import OURS, gain, pick, select
 from grafana.source.style import BAD, BUSY, SEVERITIES
 
 TAG = "llm"
+
+EXPORTER = (
+    "Replicas of an exporter that have one instance count once (docs/prometheus.md). Of exporters that read the same"
+    " targets and have an instance each, choose one: they would count twice."
+)
+"""What is said of the variable `instance`."""
 
 ROWS = ("Now", "Over time", "Traffic", "Failures", "Latency", "Load", "Caches", "Money", "Parts", "Each", "Beside it")
 """What rows are about, in the order that they have on every dashboard; a row may say more after a colon."""
@@ -25,14 +31,14 @@ SCHEMA_VERSION = 39
 
 def variable(name: str, label: str, family: str, *matchers: str, absent: bool = False) -> build.QueryVariable:
     """Values of a label of ours, several or all. `absent`: All takes in the series that lack the label, too."""
-    made = _values(name, label, f"label_values({pick(family, *matchers)}, {name})").multi(True).include_all(True)
+    made = _values(name, label, f"label_values({select(family, *matchers)}, {name})").multi(True).include_all(True)
     made.current(dashboard.VariableOption(selected=True, text=["All"], value=["$__all"]))
     return made.all_value(".*") if absent else made
 
 
 def choice(name: str, label: str, family: str, *matchers: str) -> build.QueryVariable:
     """One value of a label of ours. Of layers the last by name comes first: the gateway, where there is one."""
-    made = _values(name, label, f"label_values({pick(family, *matchers)}, {name})")
+    made = _values(name, label, f"label_values({select(family, *matchers)}, {name})")
     return made.sort(dashboard.VariableSort.ALPHABETICAL_DESC)
 
 
@@ -65,7 +71,8 @@ class Page:
         self._made.tooltip(dashboard.DashboardCursorSync.CROSSHAIR).editable()
         self._made.with_variable(build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
         self._made.with_variable(_target_label("job", "Job"))
-        self._made.with_variable(_target_label("instance", "Exporter", 'job=~"$job"'))
+        exporter = _target_label("instance", "Exporter", 'job=~"$job"')
+        self._made.with_variable(exporter.description(EXPORTER))
         for each in variables:
             self._made.with_variable(each)
         siblings = build.DashboardLink("LLM dashboards").type(dashboard.DashboardLinkType.DASHBOARDS).tags([TAG])

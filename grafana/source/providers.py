@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import HALF, SAME, Column, Panel, Size, series, table, timeline
-from grafana.source.query import AT, Query, gain, percentiles, pick, rate, share, total
+from grafana.source.query import AT, Query, gain, highest, lowest, percentiles, pick, rate, share, total
 from grafana.source.style import BAD, ESTIMATE, GOOD, LIMIT, WARN
 
 GATEWAY = 'layer="gateway"'
@@ -67,10 +67,9 @@ def scorecard(size: Size, *matchers: str) -> tables.Panel:
     requests, failures = (rate(f"llm_provider_{what}_total", GATEWAY, *matchers) for what in ("requests", "failures"))
     limited = rate("llm_provider_failures_total", GATEWAY, 'reason="rate_limited"', *matchers)
     latency, ttft = (
-        f"max by ({by}) ({pick(f'llm_provider_window_{what}_seconds', GATEWAY, P95, *matchers)})"
-        for what in ("latency", "ttft")
+        highest(by, f"llm_provider_window_{what}_seconds", GATEWAY, P95, *matchers) for what in ("latency", "ttft")
     )
-    score = f"min by ({by}) ({pick('llm_provider_score', GATEWAY, *matchers)})"
+    score = lowest(by, "llm_provider_score", GATEWAY, *matchers)
     return table(
         "Scorecard",
         "Providers as the gateway meets them. Score (0 to 1), error ratio and percentiles are of the score's window, 15"
@@ -112,7 +111,7 @@ def _score() -> Panel:
         "Score",
         "How well each provider serves, 0 to 1, from errors, latency and TTFT within the window.",
         "none",
-        Query(f"min by (provider) ({pick('llm_provider_score', GATEWAY, MINE[1])})", "{{provider}}"),
+        Query(lowest("provider", "llm_provider_score", GATEWAY, MINE[1]), "{{provider}}"),
         empty="no provider had enough requests for a score",
         size=HALF,
         most=1,
@@ -127,7 +126,7 @@ def _left() -> list[Panel]:
             f"{unit.capitalize()} left in the provider's current window, as its last answer said.",
             "short",
             Query(
-                f"min by (provider, model) ({pick('llm_rate_limit_remaining', *MINE, wanted)})",
+                lowest("provider, model", "llm_rate_limit_remaining", *MINE, wanted),
                 "{{provider}} {{model}}",
             ),
             empty="no provider tells what is left of its limits",
@@ -140,7 +139,7 @@ def _left() -> list[Panel]:
             "Budgets",
             "Money left, by scope; of keys, teams, users and organisations the least that any of them has.",
             "currencyUSD",
-            Query(f"min by (scope, provider) ({pick('llm_budget_remaining_usd', GATEWAY)})", "{{scope}} {{provider}}"),
+            Query(lowest("scope, provider", "llm_budget_remaining_usd", GATEWAY), "{{scope}} {{provider}}"),
             empty="no budget is set",
         ),
     ]
@@ -149,7 +148,7 @@ def _left() -> list[Panel]:
 def _money() -> list[Panel]:
     spend = total("provider", rate("llm_spend_usd_total", *MINE))
     tokens = total("provider", rate("llm_output_tokens_total", *MINE))
-    prices = pick("llm_price_usd_per_token", *MINE, 'kind="output"')
+    price = highest("provider", "llm_price_usd_per_token", *MINE, 'kind="output"')
     return [
         series(
             "Spend an hour",
@@ -165,7 +164,7 @@ def _money() -> list[Panel]:
             " output alone.",
             "currencyUSD",
             Query(f"1e6 * {share(spend, tokens)}", "{{provider}}"),
-            Query(f"1e6 * max by (provider) ({prices})", "{{provider}}, list price", LIMIT),
+            Query(f"1e6 * {price}", "{{provider}}, list price", LIMIT),
             empty="no money is spent, or no price is known",
         ),
         series(

@@ -1,6 +1,7 @@
 """The shapes of our questions to Prometheus.
 
-Every selector names `job` and `instance`, so that a family that an application calls the same stays out. Requests of
+Every selector names `job` and `instance`, so that a family that an application calls the same stays out. Replicas of an
+exporter, which are one instance, count once: `max without (replica, pod)` comes first, as in the rules. Requests of
 different layers are never added, buckets only within one source: boundaries are the upstream's own.
 """
 
@@ -25,19 +26,39 @@ class Query:
     colour: str | None = None
 
 
+def select(family: str, *matchers: str) -> str:
+    """The series of a family that the variables select, of each replica of an exporter by itself."""
+    return f"{family}{{{','.join((OURS, *matchers))}}}"
+
+
+def once(expr: str) -> str:
+    """One replica of each exporter: of a gauge the one that reaches its target, of a rate the one that saw most."""
+    return f"max without (replica, pod) ({expr})"
+
+
 def pick(family: str, *matchers: str) -> str:
     """The series of a family that the variables select."""
-    return f"{family}{{{','.join((OURS, *matchers))}}}"
+    return once(select(family, *matchers))
 
 
 def rate(family: str, *matchers: str, offset: str = "") -> str:
     """What a counter gains each second."""
-    return f"rate({pick(family, *matchers)}[$__rate_interval]{offset and f' offset {offset}'})"
+    return once(f"rate({select(family, *matchers)}[$__rate_interval]{offset and f' offset {offset}'})")
 
 
 def gain(family: str, *matchers: str, over: str = "$__rate_interval") -> str:
     """What a counter gains over a step of the panel, or over what it shows ($__range)."""
-    return f"increase({pick(family, *matchers)}[{over}])"
+    return once(f"increase({select(family, *matchers)}[{over}])")
+
+
+def highest(by: str, family: str, *matchers: str) -> str:
+    """The greatest value by labels, or of all."""
+    return f"max{by and f' by ({by}) '}({select(family, *matchers)})"
+
+
+def lowest(by: str, family: str, *matchers: str) -> str:
+    """The least value by labels; of replicas the greatest: what one of them reaches is not down."""
+    return f"min by ({by}) ({pick(family, *matchers)})"
 
 
 def total(by: str, expr: str) -> str:
@@ -74,8 +95,8 @@ def state(family: str, by: str, *matchers: str) -> str:
 
     Of exclusive states one series is 1. Each is multiplied by its code, and the greatest is taken.
     """
-    each = (pick(family, *matchers, f'state="{word}"') + f" * {code}" for word, code in codes(family).items())
-    return f"max by ({by}) ({' or '.join(each)})"
+    words = (select(family, *matchers, f'state="{word}"') + f" * {code}" for word, code in codes(family).items())
+    return f"max by ({by}) ({' or '.join(words)})"
 
 
 def called(expr: str, **labels: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, history, number, series, states, table
-from grafana.source.query import Query, gain, pick, rate, total
+from grafana.source.query import Query, gain, highest, lowest, pick, rate, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, LIMIT, WARN
 
 UNIT, SERVICE = 'unit=~"$unit"', 'target=~"$service"'
@@ -38,7 +38,7 @@ def page() -> Page:
         history(
             "Services over time",
             "Whether each health endpoint or service answered as it should, when it was looked at.",
-            Query(f"min by (target, probe) ({pick('llm_probe_up', SERVICE)})", "{{target}} {{probe}}"),
+            Query(lowest("target, probe", "llm_probe_up", SERVICE), "{{target}} {{probe}}"),
             {"1": "up", "0": "down"},
             empty=NO_SERVICE,
             size=Size(12, 9),
@@ -107,14 +107,13 @@ def _failures() -> list[Panel]:
 
 
 def _answers() -> list[Panel]:
-    since = pick("llm_probe_up_since_timestamp_seconds", SERVICE)
-    took = pick("llm_probe_duration_seconds", SERVICE)
+    since = highest("target, probe", "llm_probe_up_since_timestamp_seconds", SERVICE)
     return [
         series(
             "Time to answer",
             "Time that the answer, or the connection, took; a gap where there was none.",
             "s",
-            Query(f"max by (target, probe) ({took})", "{{target}} {{probe}}"),
+            Query(highest("target, probe", "llm_probe_duration_seconds", SERVICE), "{{target}} {{probe}}"),
             empty=NO_SERVICE,
             size=Size(12, 8),
         ),
@@ -122,7 +121,7 @@ def _answers() -> list[Panel]:
             "Time up",
             "How long each service has been up without a break that the exporter saw.",
             "s",
-            Query(f"time() - max by (target, probe) ({since})", "{{target}} {{probe}}"),
+            Query(f"time() - {since}", "{{target}} {{probe}}"),
             empty="no configured service is up",
             size=Size(12, 8),
         ),
@@ -131,14 +130,14 @@ def _answers() -> list[Panel]:
 
 def _load() -> list[Panel]:
     cpu = total("instance, unit", rate("llm_unit_cpu_seconds_total", UNIT))
-    cpus = f"max by (instance) ({pick('llm_host_cpus')})"
-    memory = f"max by (instance, unit) ({pick('llm_unit_memory_bytes', UNIT)})"
-    installed = f"max by (instance) ({pick('llm_host_memory_total_bytes')})"
+    cpus = highest("instance", "llm_host_cpus")
+    memory = highest("instance, unit", "llm_unit_memory_bytes", UNIT)
+    installed = highest("instance", "llm_host_memory_total_bytes")
     failures = total("instance, unit", gain("llm_unit_failures_total", UNIT, over=SPAN))
 
     def limit(what: str) -> Query:
-        family = pick(f"llm_threshold_{what}", 'source="systemd"')
-        return Query(f"max by (instance, target) ({family})", "{{target}} limit", LIMIT)
+        expr = highest("instance, target", f"llm_threshold_{what}", 'source="systemd"')
+        return Query(expr, "{{target}} limit", LIMIT)
 
     return [
         series(
@@ -172,9 +171,9 @@ def _lists() -> list[Panel]:
     by = "instance, unit, scope"
 
     def newest(family: str) -> str:
-        return f"max by ({by}) ({pick(family, UNIT)})"
+        return highest(by, family, UNIT)
 
-    expiry = pick("llm_probe_certificate_expiry_timestamp_seconds", SERVICE)
+    expiry = lowest("target, probe", "llm_probe_certificate_expiry_timestamp_seconds", SERVICE)
     return [
         table(
             "Units",
@@ -194,9 +193,7 @@ def _lists() -> list[Panel]:
             "Certificates",
             "How long the TLS certificate of each service is still valid.",
             {"target": "Service", "probe": "Probe"},
-            Column(
-                "Left", "s", f"min by (target, probe) ({expiry}) - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD
-            ),
+            Column("Left", "s", f"{expiry} - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD),
             empty="no service has a certificate",
             size=Size(8, 9),
             order="Left",

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import promql_parser as promql
-
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "grafana" / "dashboards").glob("*/*.json"))
 STEP, SPAN = "75s", "1h"
@@ -73,71 +71,3 @@ def everything() -> list[Question]:
         for part in (of_panels, of_annotations, of_variables)
         for question in part(dashboard)
     ]
-
-
-@dataclass(frozen=True)
-class Selected:
-    """A selector in its place: what it selects, and what is done to it, from the outside in."""
-
-    name: str
-    matchers: dict[str, tuple[str, str]]
-    around: tuple[Any, ...]
-
-    @property
-    def calls(self) -> list[str]:
-        return [node.func.name for node in self.around if isinstance(node, promql.Call)]
-
-    @property
-    def sums(self) -> list[set[str]]:
-        """The labels that each sum or mean around the selector keeps."""
-        return [
-            set(node.modifier.labels if node.modifier else ())
-            for node in self.around
-            if isinstance(node, promql.AggregateExpr) and str(node.op) in ("sum", "avg")
-        ]
-
-
-def nodes(expr: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Every part of an expression, with what is around it."""
-    yield expr, around
-    inner = (*around, expr)
-    for name in ("expr", "lhs", "rhs", "vector_selector"):
-        child = getattr(expr, name, None)
-        if child is not None:
-            yield from nodes(child, inner)
-    for child in getattr(expr, "args", None) or ():
-        yield from nodes(child, inner)
-
-
-def selectors(expr: str) -> list[Selected]:
-    """Every selector; matchers are by label: (operator, value)."""
-    return [
-        Selected(
-            node.name,
-            {each.name: (str(each.op).removeprefix("MatchOp."), each.value) for each in node.matchers.matchers},
-            around,
-        )
-        for node, around in nodes(promql.parse(expr))
-        if isinstance(node, promql.VectorSelector)
-    ]
-
-
-def spoken_labels(expr: str) -> tuple[set[str], set[str]]:
-    """The labels that an expression groups by or joins on, and those that it makes."""
-    used: set[str] = set()
-    made: set[str] = set()
-    for node, _ in nodes(promql.parse(expr)):
-        if isinstance(node, promql.AggregateExpr):
-            used |= set(node.modifier.labels if node.modifier else ())
-            if str(node.op) == "count_values":
-                made.add(node.param.val)
-        elif isinstance(node, promql.BinaryExpr) and node.modifier:
-            matching = node.modifier.matching
-            used |= {*(matching.labels if matching else ()), *(node.modifier.group_labels or ())}
-        elif isinstance(node, promql.Call) and node.func.name == "label_replace":
-            made.add(node.args[1].val)
-            used |= {node.args[3].val} - {""}
-        elif isinstance(node, promql.Call) and node.func.name == "label_join":
-            made.add(node.args[1].val)
-            used |= {part.val for part in node.args[3:]}
-    return used, made

@@ -7,30 +7,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import promql_parser as promql
 import pytest
 import yaml
-from questions import ROOT, Question, dashboards, everything, of_annotations, selectors, spoken_labels
+from promql import REPLICA, SCRAPED, BrokenRuleError, Checker, checker, entries, family_of, selectors
+from questions import ROOT, Question, dashboards, everything, of_annotations
 
 from exporter.catalogue import chapters, families
 from grafana.source import __main__ as source
 from grafana.source.page import ROWS, TAG
 from grafana.source.style import SEVERITIES
 
-OF_THE_PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"}
-OF_PROMETHEUS = {"ALERTS", "scrape_duration_seconds", "up"}
-OF_TARGETS = {"job", "instance"}
-OF_ALERTS = {"alertname", "severity", "alertstate", "target", "model"}
-SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count"), "counter": ("",), "gauge": ("",)}
-SAMPLES = {name + suffix: family for name, family in families().items() for suffix in SUFFIXES[family.kind]}
+OF_PROMETHEUS = {
+    **dict.fromkeys(("scrape_duration_seconds", "process_start_time_seconds"), SCRAPED),
+    **dict.fromkeys(("process_cpu_seconds_total", "process_resident_memory_bytes"), SCRAPED),
+    "ALERTS": SCRAPED | {"alertname", "alertstate", "severity", "target", "model"},
+}
+"""What dashboards ask for beside the catalogue: of alerts, of scrapes, and of the exporter's own process."""
 SUBJECTS = "overview providers latency cache dynamo nats services gpu-host models exporter"
 UIDS = [f"llm-{subject}" for subject in SUBJECTS.split()]
-
-
-def recorded() -> set[str]:
-    files = (ROOT / "prometheus" / "rules").glob("*.y*ml")
-    groups = (group for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"])
-    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
 
 
 @pytest.fixture(scope="module")
@@ -66,50 +60,23 @@ def test_there_are_the_dashboards_that_the_readme_names() -> None:
     assert [uid for uid in UIDS if uid not in readme] == []
 
 
-def test_every_query_parses(questions: list[Question]) -> None:
+def test_every_query_speaks_our_words(questions: list[Question]) -> None:
+    """What `promql.Checker` holds of rules holds of dashboards, and a legend has labels that its series have."""
+    checks = Checker(checker().known | OF_PROMETHEUS, strict=False)
     assert len(questions) > 250
 
-    def unparsed(question: Question) -> Iterator[str]:
+    def broken(question: Question) -> Iterator[str]:
         try:
-            promql.parse(question.asked)
-        except ValueError as error:
+            labels = checks.labels(question.expr_with_ranges)
+        except (BrokenRuleError, ValueError) as error:
             yield str(error)
+        else:
+            yield from set(re.findall(r"{{(\w+)}}", question.legend)) - labels
+            of_targets = any("source" in checks.known[each.name] for each in selectors(question.expr_with_ranges))
+            if labels & REPLICA and of_targets and not question.is_variable:
+                yield "shows each replica of an exporter"
 
-    assert faults(questions, unparsed) == []
-
-
-def test_queries_name_only_families_of_the_catalogue(questions: list[Question]) -> None:
-    known = SAMPLES.keys() | OF_THE_PROCESS | OF_PROMETHEUS | recorded()
-    assert faults(questions, lambda q: {each.name for each in selectors(q.asked)} - known) == []
-
-
-def test_queries_name_only_labels_that_their_families_have(questions: list[Question]) -> None:
-    def unknown(question: Question) -> Iterator[str]:
-        has = set(OF_TARGETS)
-        for each in selectors(question.asked):
-            family = SAMPLES.get(each.name)
-            if family is None:
-                has |= OF_ALERTS if each.name == "ALERTS" else {"layer"} if ":" in each.name else set()
-                continue
-            own = {*family.labels, *OF_TARGETS, *(["le"] if each.name.endswith("_bucket") else [])}
-            has |= own
-            yield from each.matchers.keys() - own
-        used, made = spoken_labels(question.asked)
-        yield from used - has - made
-        yield from set(re.findall(r"{{(\w+)}}", question.legend)) - has - made
-
-    assert faults(questions, unknown) == []
-
-
-def test_values_that_are_matched_are_those_that_the_catalogue_closes(questions: list[Question]) -> None:
-    def strange(question: Question) -> Iterator[str]:
-        for each in selectors(question.asked):
-            closed = SAMPLES[each.name].closed if each.name in SAMPLES else {}
-            for label, values in closed.items():
-                _, value = each.matchers.get(label, ("Equal", values[0]))
-                yield from (part for part in value.split("|") if part not in values and value != ".*")
-
-    assert faults(questions, strange) == []
+    assert faults(questions, broken) == []
 
 
 def test_ranges_are_those_of_the_panel(questions: list[Question]) -> None:
@@ -126,7 +93,7 @@ def test_counters_are_read_by_what_they_gain_and_gauges_by_what_they_are(questio
 
     def wrong(question: Question) -> Iterator[str]:
         for each in selectors(question.asked):
-            family = SAMPLES.get(each.name)
+            family = family_of(each.name)
             if family is None:
                 continue
             gains = {"rate", "increase"} & set(each.calls)
@@ -160,40 +127,15 @@ def test_every_selector_names_job_and_instance(questions: list[Question]) -> Non
     assert faults(questions, open_to_all) == []
 
 
-def test_buckets_of_different_sources_are_never_added(questions: list[Question]) -> None:
-    def mixed(question: Question) -> Iterator[str]:
-        for each in selectors(question.expr_with_ranges):
-            if each.name.endswith("_bucket"):
-                one = each.matchers.get("source", ("", ""))[0] == "Equal"
-                yield from (f"sum by {sorted(kept)}" for kept in each.sums if not one and "source" not in kept)
-                yield from (f"sum by {sorted(kept)}" for kept in each.sums if "le" not in kept)
-
-    assert faults(questions, mixed) == []
-
-
-def test_sums_never_cross_layers(questions: list[Question]) -> None:
-    """The same request passes a gateway, a frontend and an engine: each sum is of one, or keeps them apart."""
-
-    def crossed(question: Question) -> Iterator[str]:
-        for each in selectors(question.expr_with_ranges):
-            if each.name in SAMPLES and "layer" in SAMPLES[each.name].labels:
-                one = each.matchers.get("layer", ("", ""))[0] == "Equal"
-                yield from (
-                    f"sum by {sorted(kept)} of {each.name}" for kept in each.sums if not one and "layer" not in kept
-                )
-
-    assert faults(questions, crossed) == []
-
-
 def test_serving_families_are_asked_by_layer(questions: list[Question]) -> None:
     of_serving = {family.name for chapter in chapters()[:2] for family in chapter.families if "layer" in family.labels}
 
     def any_layer(question: Question) -> Iterator[str]:
-        used, _ = spoken_labels(question.asked)
-        if not question.is_variable:
+        grouped = re.search(r"(by|on|group_left) \([^)]*\blayer\b", question.expr)
+        if not question.is_variable and not grouped:
             for each in selectors(question.asked):
-                family = SAMPLES.get(each.name)
-                if family and family.name in of_serving and "layer" not in each.matchers and "layer" not in used:
+                family = family_of(each.name)
+                if family and family.name in of_serving and "layer" not in each.matchers:
                     yield each.name
 
     assert len(of_serving) > 50
@@ -211,9 +153,7 @@ def test_annotations_are_above_0_where_they_are_to_be_drawn() -> None:
 
 
 def test_alerts_of_every_severity_are_drawn() -> None:
-    files = (ROOT / "prometheus" / "alerts").glob("*.yml")
-    groups = [group for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
-    rules = [rule for group in groups for rule in group["rules"]]
+    rules = entries()["alert"]
     assert {rule["labels"]["severity"] for rule in rules} == SEVERITIES.keys()
     assert all(rule["alert"].startswith("LLM") for rule in rules)
 

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,7 +284,7 @@ class Prometheus(Server):
         """Start, and wait until the target has been scraped: Prometheus takes seconds to begin."""
         super().start()
         until = time.monotonic() + 30
-        while list(self.query("up").values()) != [1.0]:
+        while set(self.query("up").values()) != {1.0}:
             assert time.monotonic() < until, f"Prometheus does not scrape:\n{self.tail()}"
             time.sleep(0.2)
 
@@ -305,12 +305,16 @@ class Prometheus(Server):
         }
 
 
-def prometheus(folder: Path, target: str, rules: str = "") -> Prometheus:
-    """Scrapes an exporter under labels as Kubernetes puts on its targets; `rules` is a pattern of files of rules."""
+def prometheus(
+    folder: Path, target: str, rules: str = "", seen_as: Sequence[Mapping[str, str]] = ({"pod": "p"},)
+) -> Prometheus:
+    """Scrapes an exporter under labels as Kubernetes puts on its targets, once for each of those that it is `seen_as`.
+
+    `rules` is a pattern of files of rules.
+    """
     port = free_port()
     kubernetes = {
         "namespace": "n",
-        "pod": "p",
         "container": "c",
         "node": "o",
         "service": "s",
@@ -319,7 +323,10 @@ def prometheus(folder: Path, target: str, rules: str = "") -> Prometheus:
     }
     job = {
         "job_name": "llm",
-        "static_configs": [{"targets": [target.removeprefix("http://")], "labels": {**kubernetes, "cluster": "u"}}],
+        "static_configs": [
+            {"targets": [target.removeprefix("http://")], "labels": {**kubernetes, "cluster": "u", **own}}
+            for own in seen_as
+        ],
     }
     file = folder / f"prometheus-{port}.yml"
     config = {"global": {"scrape_interval": "250ms"}, "scrape_configs": [job]}

@@ -7,7 +7,8 @@ import pytest
 import stack
 import yaml
 from ask import Answer, ask, asked
-from questions import ROOT, Question, selectors
+from promql import selectors
+from questions import ROOT, Question
 
 ONLY_AT_TIMES = {
     "llm-exporter: Samples left out",
@@ -29,14 +30,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Exporter]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory, demo: stack.Exporter) -> Iterator[stack.Prometheus]:
-    """With our recording rules, worked out every second."""
+    """With our recording rules, worked out every second, and the exporter as two replicas and one elsewhere."""
     folder = tmp_path_factory.mktemp("prometheus")
     for file in (ROOT / "prometheus" / "rules").glob("*.yml"):
         groups = yaml.safe_load(file.read_text("utf-8"))["groups"]
         (folder / f"{file.stem}.rules").write_text(
             yaml.safe_dump({"groups": [group | {"interval": "1s"} for group in groups]})
         )
-    server = stack.prometheus(folder, demo.url, rules=str(folder / "*.rules"))
+    seen_as = [{"instance": "a", "pod": "1"}, {"instance": "a", "pod": "2"}, {"instance": "b", "pod": "3"}]
+    server = stack.prometheus(folder, demo.url, rules=str(folder / "*.rules"), seen_as=seen_as)
     with stack.running(server):
         yield server
 
@@ -70,3 +72,11 @@ def test_every_question_of_every_dashboard_is_answered(demo: stack.Exporter, pro
         assert time.monotonic() < until, f"of {total} {total - len(left)} are answered, these not: {missing or left}"
         time.sleep(2)
     print(f"{total} questions, {total - len(left)} with an answer")
+
+
+def test_replicas_of_an_exporter_count_once_and_exporters_of_two_machines_each(
+    demo: stack.Exporter, prometheus: stack.Prometheus
+) -> None:
+    instances = {question.place: question for question in asked()}["llm-dynamo: Instances (A)"]
+    registered = [value for (name, _), value in demo.page().items() if name == "llm_dynamo_endpoint_instances"]
+    assert list(prometheus.query(instances.asked).values()) == [2 * sum(registered)]
