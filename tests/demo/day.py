@@ -34,16 +34,26 @@ LOOK = 5.0
 EXPECTED: dict[str, dict[str, str]] = {
     "provider": {"LLMProviderFailing": "azure"},
     "engine": {"LLMTargetStalled": "vllm-b"},
-    "worker": {"LLMNatsSlowConsumers": "nats"},  # its endpoint has another instance, and stays ready
+    "worker": {
+        "LLMDynamoInstanceLost": "backend",
+        "LLMNatsSlowConsumers": "nats",
+        "LLMUnitFailed": "dynamo-worker@2.service",
+    },
     "gpu": {"LLMGPUHot": "5"},
     "limits": {"LLMNoHealthyDeployment": "claude-sonnet-4"},
     "service": {"LLMServiceDown": "search"},
     "cache": {"LLMCacheBackendDown": "litellm"},
+    "unit": {
+        "LLMUnitRestartLoop": "reranker.service",
+        "LLMUnitFailed": "reranker.service",
+        "LLMServiceDown": "reranker",
+        "LLMGPUXID": "6",
+    },
 }
 """What must fire while something goes wrong, each with the value that one of its labels has."""
 ALLOWED: dict[str, tuple[str, ...]] = {
     "engine": ("LLMProviderFailing",),
-    "gpu": ("LLMProviderFailing",),
+    "gpu": ("LLMProviderFailing", "LLMGPUThrottled"),
     "cache": ("LLMTargetDown", "LLMTargetReadsFailing"),
 }
 """What else may fire then: it follows from the same trouble."""
