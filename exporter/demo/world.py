@@ -26,7 +26,7 @@ TROUBLES: dict[str, tuple[float, float]] = {
     "limits": (18.75, 20.0),  # anthropic answers with 429
     "service": (20.25, 21.25),  # the search that agents use is down
     "cache": (21.5, 22.5),  # Redis does not answer LiteLLM
-    "unit": (22.75, 23.9),  # the reranker ends as soon as it is asked, with an XID
+    "unit": (21.75, 22.9),  # the reranker ends as soon as it is asked, with an XID
 }
 """What goes wrong each day, from which hour to which."""
 

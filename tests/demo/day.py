@@ -57,6 +57,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": ("LLMTargetDown", "LLMTargetReadsFailing"),
 }
 """What else may fire then: it follows from the same trouble."""
+REAL = "this-machine"
+"""What is really read: whether it is busy or full is no doing of the day's."""
 LATE = {"LLMProviderScoreLow", "LLMErrorBudgetBurningFast", "LLMErrorBudgetBurningSlow", "LLMTTFTObjectiveMissed"}
 """What follows from a trouble, and may do so for hours: it looks back further than a day here lasts."""
 
@@ -113,7 +115,7 @@ def main() -> int:
                     if EXPECTED[trouble].get(name, "-") in ("", *labels.values()):
                         met.add((trouble, name))
                 allowed = {alert for trouble in now for alert in (*EXPECTED[trouble], *ALLOWED.get(trouble, ()))}
-                if name not in allowed | LATE:
+                if name not in allowed | LATE and labels.get("target") != REAL:
                     wrong.setdefault((name, *shown), hour)
             time.sleep(LOOK)
     print("\n| from | to | alert | |\n| --- | --- | --- | --- |")

@@ -157,7 +157,7 @@ def test_a_unit_that_restarts_in_a_loop_is_given_up_and_started_by_hand() -> Non
     assert states == ["activating", "active"] * 5 + ["failed"]
     said = [json.loads(entry) for entry in entries]
     assert [each["PRIORITY"] for each in said if each["_SYSTEMD_UNIT"] == unit.name].count("2") == 6
-    stack.world.advance(stack.world.now + 120.0)
+    stack.world.advance(stack.world.now + 110.0)
     assert unit.is_active()
     assert unit.restarts == 0
 

@@ -59,6 +59,12 @@ async def test_everything_is_read_by_what_anyone_could_write() -> None:
         async def read() -> list[Reading]:
             return list(await asyncio.gather(*(each.read() for each in watches.values())))
 
+        async def until(wanted: float, name: str, **labels: str) -> None:
+            end = time.monotonic() + PATIENCE
+            while (found := value(await read(), name, **labels)) != wanted:
+                assert time.monotonic() < end, f"{name}{labels} is {found}, not {wanted}"
+                await asyncio.sleep(0.2)
+
         await read()
         assert len(found) == 3, "the workers' system ports are found in what they registered"
         watches |= {name: watch(target) for name, target in found.items()}
@@ -83,24 +89,19 @@ async def test_everything_is_read_by_what_anyone_could_write() -> None:
         assert all(each.health.dropped.get("type", 0) == 0 for each in watches.values())
 
         stack.world.advance((TROUBLES["worker"][0] + 0.2 - MORNING) * 3600.0 / SPEED)
-        until = time.monotonic() + PATIENCE
-        while value(await read(), "llm_dynamo_instance_state", state="suspect") != 1:
-            assert time.monotonic() < until, "a killed worker that etcd still remembers is suspect"
-            await asyncio.sleep(0.2)
+        await until(1, "llm_dynamo_instance_state", state="suspect")  # killed, and etcd still remembers it
         stack.world.advance((TROUBLES["worker"][1] - 0.2 - MORNING) * 3600.0 / SPEED)
-        readings = await read()
-        assert value(readings, "llm_dynamo_endpoint_instances", dynamo_component="backend") == 1
-        assert value(readings, "llm_unit_state", unit="dynamo-worker@2.service", state="failed") == 1
-        assert value(readings, "llm_gpu_memory_used_bytes", gpu="3") == 0
+        await until(1, "llm_dynamo_endpoint_instances", dynamo_component="backend")
+        await until(1, "llm_unit_state", unit="dynamo-worker@2.service", state="failed")
+        await until(0, "llm_gpu_memory_used_bytes", gpu="3")
         stack.world.advance((TROUBLES["gpu"][1] - 0.2 - MORNING) * 3600.0 / SPEED)
-        readings = await read()
-        assert value(readings, "llm_gpu_throttle_active", gpu="5", reason="sw_thermal") == 1
-        assert value(readings, "llm_gpu_throttle_active") == 1
+        await until(1, "llm_gpu_throttle_active", gpu="5", reason="sw_thermal")
+        await until(1, "llm_gpu_throttle_active")
 
         stack.world.advance((TROUBLES["service"][0] + 0.2 - MORNING) * 3600.0 / SPEED)
-        assert value(await read(), "llm_probe_up", probe="http") == 2
+        await until(2, "llm_probe_up", probe="http")
         stack.world.advance((TROUBLES["cache"][0] + 0.2 - MORNING) * 3600.0 / SPEED)
-        assert value(await read(), "llm_redis_up") == 0
+        await until(0, "llm_redis_up")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Every question of every dashboard is put to a real Prometheus that scrapes the demo.
 
-Begins in its evening, at five times its usual speed: Redis answers nobody, and the reranker restarts in a loop.
+Begins in its evening: soon Redis answers nobody, and the reranker restarts in a loop.
 """
 
 import json
@@ -16,7 +16,7 @@ from ask import Answer, ask, asked
 from promql import selectors
 from questions import ROOT
 
-HOUR, SPEED = 21.4, 120
+HOUR, SPEED = 21.4, 40
 DAY = 86400
 NO_ANSWER = {"llm-gpu-host: Temperature of the host (A)"} if not psutil.sensors_temperatures() else set()
 """The host is this machine itself: a virtual one tells no temperatures."""
