@@ -16,7 +16,7 @@ from ask import Answer, ask, asked
 from promql import selectors
 from questions import ROOT
 
-HOUR, SPEED = 21.4, 40
+HOUR, SPEED = 21.2, 60
 DAY = 86400
 NO_ANSWER = {"llm-gpu-host: Temperature of the host (A)"} if not psutil.sensors_temperatures() else set()
 """The host is this machine itself: a virtual one tells no temperatures."""
