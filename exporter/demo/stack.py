@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from exporter.config.load import configured_kinds
 from exporter.config.model import Config
 from exporter.demo import certificate
@@ -185,24 +187,25 @@ class Stack:
         ]
 
     def _units(self) -> list[Unit]:
-        """What systemd starts."""
+        """What systemd starts, each with its part of this machine's CPUs and memory, which are those of the host."""
+        cpus, memory = psutil.cpu_count() or 1, psutil.virtual_memory().total
 
-        def unit(name: str, gib: float, tasks: int, work: Callable[[], float], **more: Any) -> Unit:
-            return Unit(f"{name}.service", held=gib * 2**30, tasks=tasks, work=work, **more)
+        def unit(name: str, held: float, tasks: int, work: Callable[[], float], **more: Any) -> Unit:
+            return Unit(f"{name}.service", held=held * memory, tasks=tasks, work=lambda: work() * cpus, **more)
 
-        def serves(name: str, gib: float, engine: Engine, **more: Any) -> Unit:
-            return unit(name, gib, 90, lambda: 1.5 * engine.busy, **more)
+        def serves(name: str, engine: Engine, **more: Any) -> Unit:
+            return unit(name, 0.07, 90, lambda: 0.06 * engine.busy, **more)
 
         world, workers = self.world, enumerate(self.frontend.workers)
         return [
-            unit("litellm", 1.9, 26, lambda: 0.8 * world.load, talks=1.5, complains="provider"),
-            unit("dynamo-frontend", 0.6, 34, lambda: 0.3 * world.load, talks=0.6, complains="worker"),
-            *(serves(f"dynamo-worker@{each}", 11.0, worker.engine, there=worker.is_alive) for each, worker in workers),
-            serves("vllm@a", 9.4, self.vllm_a.engine),
-            serves("vllm@b", 9.4, self.vllm_b.engine, complains="engine"),
-            unit("llama-server", 3.1, 20, lambda: 0.05),
-            unit("ollama", 1.2, 18, lambda: 0.02),
-            unit("reranker", 2.2, 12, lambda: 0.1 * world.load, trouble="unit"),
+            unit("litellm", 0.03, 26, lambda: 0.08 * world.load, talks=1.5, complains="provider"),
+            unit("dynamo-frontend", 0.01, 34, lambda: 0.03 * world.load, talks=0.6, complains="worker"),
+            *(serves(f"dynamo-worker@{each}", worker.engine, there=worker.is_alive) for each, worker in workers),
+            serves("vllm@a", self.vllm_a.engine),
+            serves("vllm@b", self.vllm_b.engine, complains="engine"),
+            unit("llama-server", 0.04, 20, lambda: 0.01),
+            unit("ollama", 0.02, 18, lambda: 0.005),
+            unit("reranker", 0.02, 12, lambda: 0.01 * world.load, trouble="unit"),
         ]
 
     # -- ports ---------------------------------------------------------------------------------------------------

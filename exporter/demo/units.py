@@ -85,7 +85,7 @@ class Units:
             elif not unit.is_active() and unit.there():
                 self._start(unit, world.now)
             if unit.is_active():
-                unit.cpu += (0.02 + unit.work()) * seconds
+                unit.cpu += unit.work() * seconds
                 ill = bool(unit.complains) and world.troubled(unit.complains)
                 for _ in range(world.happens(unit.talks * (0.1 + world.load) * seconds)):
                     self._write(unit.name, 3 if ill and world.random.random() < 0.5 else 6)

@@ -46,6 +46,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "unit": {
         "LLMUnitRestartLoop": "reranker.service",
         "LLMUnitFailed": "reranker.service",
+        "LLMFailuresThresholdPassed": "reranker.service",
         "LLMServiceDown": "reranker",
         "LLMGPUXID": "6",
     },
