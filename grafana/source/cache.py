@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
+
 from grafana.source.page import Page, variable
 from grafana.source.panels import Panel, Size, number, series, timeline
-from grafana.source.query import AT, Query, highest, lowest, mean, percentiles, rate, select, share, total
+from grafana.source.query import AT, BY, NAME, Query, highest, lowest, mean, percentiles, rate, select, share, total
 from grafana.source.style import BAD, BUSY, ESTIMATE, GOOD, IN, LIMIT, OUT
 
 GATEWAY, ENGINE = 'layer="gateway"', 'layer="engine"'
@@ -97,8 +99,7 @@ def _response() -> list[Panel]:
         series(
             "Waiting saved",
             "Seconds that clients did not wait, for each second that passes: an estimate, from hits and the mean of"
-            " what"
-            " providers take.",
+            " what providers take.",
             "none",
             Query(total("model", rate("llm_cache_saved_seconds_total", *MINE)), "{{model}}"),
             empty="nothing was answered from a cache",
@@ -128,7 +129,7 @@ def _prompt() -> list[Panel]:
         series(
             "Tokens written to prompt caches",
             "Prompt tokens that providers wrote to their caches, which may cost more than reading them anew.",
-            "short",
+            "cps",
             Query(
                 total("provider, model", rate("llm_prompt_cache_write_tokens_total", *MINE)), "{{provider}} {{model}}"
             ),
@@ -143,7 +144,7 @@ def _prefix() -> list[Panel]:
             "Prefix cache: hit ratio",
             "Prompt tokens found in the engine's prefix cache, of those looked for.",
             "percentunit",
-            Query(_found("source, target, model", ENGINE, MODEL), "{{target}} {{model}}"),
+            Query(_found(f"source, {BY}, model", ENGINE, MODEL), NAME + " {{model}}"),
             empty="no engine tells of a prefix cache",
             size=QUARTER,
             most=1,
@@ -162,8 +163,8 @@ def _prefix() -> list[Panel]:
             "Used part of the KV cache. Where it is full, requests wait or are set aside.",
             "percentunit",
             Query(
-                highest("target, model, rank", "llm_kv_cache_usage_ratio", ENGINE, MODEL),
-                "{{target}} {{model}} {{rank}}",
+                highest(f"{BY}, model, rank", "llm_kv_cache_usage_ratio", ENGINE, MODEL),
+                NAME + " {{model}} {{rank}}",
             ),
             empty="no engine tells",
             size=QUARTER,
@@ -173,7 +174,10 @@ def _prefix() -> list[Panel]:
             "Preemptions",
             "Requests that an engine set aside for want of KV cache, to take them up again later.",
             "reqps",
-            Query(total("source, target, model", rate("llm_preemptions_total", ENGINE, MODEL)), "{{target}} {{model}}"),
+            Query(
+                total(f"source, {BY}, model", rate("llm_preemptions_total", ENGINE, MODEL)),
+                NAME + " {{model}}",
+            ),
             empty="no engine tells",
             size=QUARTER,
         ),
@@ -210,12 +214,15 @@ def _money() -> list[Panel]:
 
 
 def _backend() -> list[Panel]:
-    found, lost = (total("target", rate(f"llm_redis_{what}_total")) for what in ("hits", "misses"))
+    found, lost = (total(BY, rate(f"llm_redis_{what}_total")) for what in ("hits", "misses"))
     return [
         timeline(
             "Reached by the gateway",
             "Whether the gateway reaches the server behind its cache.",
-            Query(lowest("target, backend", "llm_cache_backend_up", GATEWAY), "{{target}} {{backend}}"),
+            Query(
+                lowest(f"{BY}, backend", "llm_cache_backend_up", GATEWAY),
+                NAME + " {{backend}}",
+            ),
             {"1": "up", "0": "down"},
             empty="no gateway tells of a server behind its cache",
             size=QUARTER,
@@ -224,7 +231,10 @@ def _backend() -> list[Panel]:
             "Operations: mean time",
             "Mean time of one operation of the gateway on that server.",
             "s",
-            Query(mean("llm_cache_backend_duration_seconds", "target, backend", GATEWAY), "{{target}} {{backend}}"),
+            Query(
+                mean("llm_cache_backend_duration_seconds", f"{BY}, backend", GATEWAY),
+                NAME + " {{backend}}",
+            ),
             empty="no gateway tells of a server behind its cache",
             size=QUARTER,
         ),
@@ -232,18 +242,24 @@ def _backend() -> list[Panel]:
             "Redis: memory",
             "Memory that Redis uses, and the limit at which it evicts or refuses.",
             "bytes",
-            Query(highest("target", "llm_redis_memory_used_bytes"), "{{target}}"),
-            Query(highest("target", "llm_redis_memory_limit_bytes"), "{{target}}, limit", LIMIT),
+            Query(highest(BY, "llm_redis_memory_used_bytes"), NAME),
+            Query(highest(BY, "llm_redis_memory_limit_bytes"), f"{NAME}, limit", LIMIT),
             empty="no Redis is read",
             size=QUARTER,
         ),
         series(
             "Redis: keys found, and evictions",
             "Part of the keys looked up that were there; and keys a second that were thrown out for want of memory.",
-            "none",
-            Query(share(found, f"({found} + {lost})"), "{{target}}, found"),
-            Query(total("target", rate("llm_redis_evictions_total")), "{{target}}, evicted/s", LIMIT),
+            "percentunit",
+            Query(share(found, f"({found} + {lost})"), f"{NAME}, found"),
+            Query(
+                total(BY, rate("llm_redis_evictions_total")),
+                f"{NAME}, evicted",
+                LIMIT,
+            ),
             empty="no Redis is read",
             size=QUARTER,
+        ).override_by_query(
+            "B", [DynamicConfigValue("unit", "cps"), DynamicConfigValue("custom.axisPlacement", "right")]
         ),
     ]

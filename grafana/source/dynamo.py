@@ -7,6 +7,8 @@ from grafana_foundation_sdk.builders import nodegraph
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, graph, number, series, states, table, timeline
 from grafana.source.query import (
+    BY,
+    NAME,
     Query,
     called,
     highest,
@@ -18,9 +20,10 @@ from grafana.source.query import (
     rate,
     renamed,
     share,
+    state,
     total,
 )
-from grafana.source.style import ANY_BAD, BAD, GOOD, IN, WARN
+from grafana.source.style import ANY_BAD, BAD, GOOD, IN, WARN, named
 
 NAMESPACE = 'dynamo_namespace=~"$namespace"'
 FRONTEND, ENGINE = 'layer="frontend"', 'layer="engine"'
@@ -46,8 +49,8 @@ def page() -> Page:
         _map(),
         states(
             "Endpoints over time",
-            "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot"
-            " be asked.",
+            "The state of each endpoint. suspect: registered, and no instance can be reached; unknown: etcd cannot be"
+            " asked.",
             "llm_dynamo_endpoint_state",
             ENDPOINT,
             "{{dynamo_namespace}} " + PATH,
@@ -75,6 +78,7 @@ def page() -> Page:
 
 def _now() -> list[Panel]:
     instances = pick("llm_dynamo_endpoint_instances", NAMESPACE)
+    suspect = pick("llm_dynamo_instance_state", NAMESPACE, 'state="suspect"')
     bad = pick("llm_dynamo_endpoint_state", NAMESPACE, 'state=~"suspect|offline"')
     return [
         number(
@@ -86,9 +90,11 @@ def _now() -> list[Panel]:
         ),
         number(
             "Instances",
-            "Instances that are registered for all endpoints; a process that serves several counts with each.",
+            "Instances that are registered for all endpoints, and those of them that cannot be reached; a process that"
+            " serves several endpoints counts with each.",
             "none",
-            Query(f"sum({instances})", "instances"),
+            Query(f"sum({instances})", "registered"),
+            Query(f"sum({suspect})", "suspect", WARN),
             empty="nothing is registered",
         ),
         number(
@@ -144,7 +150,7 @@ def _models() -> Panel:
     return timeline(
         "Models",
         "Whether the frontends can route a request for each model.",
-        Query(lowest("target, model", "llm_dynamo_model_ready"), "{{model}} ({{target}})"),
+        Query(lowest(f"{BY}, model", "llm_dynamo_model_ready"), "{{model}} ({{instance}} {{target}})"),
         {"1": "served", "0": "not served"},
         empty="no frontend is read, or it has no model",
     )
@@ -168,7 +174,7 @@ def _traffic() -> list[Panel]:
         series(
             "Output tokens: frontends",
             "Tokens that the frontends sent each second.",
-            "short",
+            "cps",
             Query(total("model", rate(tokens, FRONTEND)), "{{model}}"),
             empty="no frontend is read",
             size=QUARTER,
@@ -185,9 +191,8 @@ def _traffic() -> list[Panel]:
         ),
         series(
             "Requests and errors: workers",
-            "Requests that the workers of each endpoint took, and their errors in taking and answering them. A"
-            " request that"
-            " goes through a prefill and a decode worker counts with both.",
+            "Requests that the workers of each endpoint took, and their errors in taking and answering them. A request"
+            " that goes through a prefill and a decode worker counts with both.",
             "reqps",
             Query(total(ENDPOINT, requests), PATH),
             Query(total(ENDPOINT, failures), PATH + " errors", BAD),
@@ -259,8 +264,8 @@ def _load() -> list[Panel]:
             "Used part of the workers' KV cache.",
             "percentunit",
             Query(
-                highest("target, model, rank", "llm_kv_cache_usage_ratio", *OF_DYNAMO),
-                "{{target}} {{model}} {{rank}}",
+                highest(f"{BY}, model, rank", "llm_kv_cache_usage_ratio", *OF_DYNAMO),
+                NAME + " {{model}} {{rank}}",
             ),
             empty="no worker tells",
             size=QUARTER,
@@ -270,14 +275,14 @@ def _load() -> list[Panel]:
 
 
 def _instances() -> list[Panel]:
-    info = pick("llm_dynamo_instance_info", NAMESPACE)
-    by = "dynamo_namespace, dynamo_component, dynamo_endpoint, dynamo_instance, transport, subject"
+    info, family = pick("llm_dynamo_instance_info", NAMESPACE), "llm_dynamo_instance_state"
+    by = f"{ENDPOINT}, dynamo_instance, transport, subject"
     carried = total("dynamo_component, direction", rate("llm_dynamo_instance_nats_bytes_total", NAMESPACE))
     last = highest(ENDPOINT, "llm_dynamo_endpoint_last_activity_timestamp_seconds", NAMESPACE)
     return [
         table(
             "Instances and their subjects",
-            "Each instance, how it takes its requests, and under which subject where that is NATS.",
+            "Each instance, its state, how it takes its requests, and under which subject where that is NATS.",
             {
                 "dynamo_namespace": "Namespace",
                 "dynamo_component": "Component",
@@ -286,7 +291,8 @@ def _instances() -> list[Panel]:
                 "transport": "Over",
                 "subject": "Subject",
             },
-            Column("Registered", "none", f"count by ({by}) ({info})"),
+            Column("", "none", f"count by ({by}) ({info})"),
+            Column("State", "none", state(family, f"{ENDPOINT}, dynamo_instance", NAMESPACE), words=named(family)),
             empty="nothing is registered",
             size=Size(12, 9),
         ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from grafana.source import overview
 from grafana.source.page import Page, variable
 from grafana.source.panels import Column, Panel, Size, number, series, table
-from grafana.source.query import Query, highest, pick, rate, select, total
-from grafana.source.style import ANY_BAD, BAD, GOOD, WARN
+from grafana.source.query import BY, NAME, Query, highest, pick, rate, select, total
+from grafana.source.style import ANY_BAD, GOOD, WARN
 
 TARGET = 'target=~"$target"'
 NONE = "no exporter is scraped"
 PROCESS = "job, instance, replica, pod"
-NAME = "{{instance}} {{replica}} {{pod}}"
+REPLICA = "{{instance}} {{replica}} {{pod}}"
 """Of an exporter's process."""
 
 
@@ -77,8 +77,8 @@ def _now() -> list[Panel]:
 
 def _failures() -> list[Panel]:
     failed = total("reason", rate("llm_target_read_failures_total", TARGET))
-    by_target = total("target", rate("llm_target_read_failures_total", TARGET))
-    dropped = total("target, reason", rate("llm_target_series_dropped_total", TARGET))
+    by_target = total(BY, rate("llm_target_read_failures_total", TARGET))
+    dropped = total(f"{BY}, reason", rate("llm_target_series_dropped_total", TARGET))
     return [
         series(
             "Reads that failed, by reason",
@@ -88,12 +88,18 @@ def _failures() -> list[Panel]:
             empty=NONE,
             stacked=True,
         ),
-        series("Reads that failed, by target", "For all reasons.", "ops", Query(by_target, "{{target}}"), empty=NONE),
+        series(
+            "Reads that failed, by target",
+            "For all reasons.",
+            "ops",
+            Query(by_target, NAME),
+            empty=NONE,
+        ),
         series(
             "Samples left out",
             "Samples that no exporter may pass on: duplicates, impossible values, what is over a limit.",
             "ops",
-            Query(f"{dropped} > 0 or on () 0 * sum({dropped})", "{{target}} {{reason}}"),
+            Query(f"{dropped} > 0 or on () 0 * sum({dropped})", NAME + " {{reason}}"),
             empty=NONE,
         ),
     ]
@@ -103,22 +109,21 @@ def _reads() -> list[Panel]:
     def each(family: str) -> str:
         return highest("instance, source, target", family, TARGET)
 
-    name = "{{target}}"
     took, every = each("llm_target_read_duration_seconds"), each("llm_target_interval_seconds")
     return [
-        series("Time of a read", "Time that the last read of each target took.", "s", Query(took, name), empty=NONE),
+        series("Time of a read", "Time that the last read of each target took.", "s", Query(took, NAME), empty=NONE),
         series(
             "Part of the upstream's time",
             "Time of a read over the time between two. The exporter reads more seldom before this passes a tenth.",
             "percentunit",
-            Query(f"{took} / {every}", name),
+            Query(f"{took} / {every}", NAME),
             empty=NONE,
         ),
         series(
             "Age of the values",
             "Time since the last read that succeeded.",
             "s",
-            Query(f"time() - {each('llm_target_last_success_timestamp_seconds')}", name),
+            Query(f"time() - {each('llm_target_last_success_timestamp_seconds')}", NAME),
             empty=NONE,
         ),
     ]
@@ -131,7 +136,7 @@ def _load() -> list[Panel]:
             "CPU",
             "CPUs that each exporter keeps busy.",
             "percentunit",
-            Query(_own(f"rate({select('process_cpu_seconds_total')}[$__rate_interval])"), NAME),
+            Query(_own(f"rate({select('process_cpu_seconds_total')}[$__rate_interval])"), REPLICA),
             empty=NONE,
             size=quarter,
         ),
@@ -139,7 +144,7 @@ def _load() -> list[Panel]:
             "Memory",
             "What each exporter has resident.",
             "bytes",
-            Query(_own(select("process_resident_memory_bytes")), NAME),
+            Query(_own(select("process_resident_memory_bytes")), REPLICA),
             empty=NONE,
             size=quarter,
         ),
@@ -147,7 +152,7 @@ def _load() -> list[Panel]:
             "Samples read",
             "Samples in the last answer of each target.",
             "short",
-            Query(highest("target", "llm_target_samples", TARGET), "{{target}}"),
+            Query(highest(BY, "llm_target_samples", TARGET), NAME),
             empty=NONE,
             size=quarter,
         ),
@@ -155,7 +160,7 @@ def _load() -> list[Panel]:
             "Time of a scrape",
             "Time that Prometheus takes for the exporter's page.",
             "s",
-            Query(_own(select("scrape_duration_seconds")), NAME),
+            Query(_own(select("scrape_duration_seconds")), REPLICA),
             empty=NONE,
             size=quarter,
         ),
@@ -172,7 +177,7 @@ def _targets() -> Panel:
         "What is read",
         "Every target, how it is read and what comes of it.",
         {"target": "Target", "source": "Source", "instance": "Exporter"},
-        Column("Up", "none", now("llm_target_up"), ((1, GOOD),), BAD),
+        Column("Up", "none", now("llm_target_up"), words={"1": "up", "0": "down"}),
         Column("Read took", "s", now("llm_target_read_duration_seconds"), ((1, WARN),)),
         Column("Every", "s", now("llm_target_interval_seconds")),
         Column("Samples", "short", now("llm_target_samples")),

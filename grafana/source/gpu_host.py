@@ -7,8 +7,7 @@ from grafana.source.panels import Column, Panel, Size, bars, number, series, tab
 from grafana.source.query import Query, gain, highest, pick, rate, select, share, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, IN, LIMIT, OUT, RATIO_FULL
 
-UUID = 'uuid=~"$gpu"'
-ONE = 'uuid="$gpu"'
+UUID = 'uuid=~"$gpu"'  # in the row of one GPU just that
 HOST = 'source="host"'
 NO_GPU = "no GPU is read"
 NO_HOST = "the host is not read: a node_exporter tells of it"
@@ -109,21 +108,21 @@ def _over_time() -> list[Panel]:
 
 
 def _each() -> list[Panel]:
-    by_workload = f"sum by (workload) ({pick('llm_gpu_process_memory_bytes', ONE)})"
+    by_workload = f"sum by (workload) ({pick('llm_gpu_process_memory_bytes', UUID)})"
     errors = {
-        "XID {{xid}}": total("xid", gain("llm_gpu_xid_errors_total", ONE)),
-        "ECC {{severity}}": total("severity", gain("llm_gpu_ecc_errors_total", ONE)),
-        "PCIe replays": total("uuid", gain("llm_gpu_pcie_replays_total", ONE)),
+        "XID {{xid}}": total("xid", gain("llm_gpu_xid_errors_total", UUID)),
+        "ECC {{severity}}": total("severity", gain("llm_gpu_ecc_errors_total", UUID)),
+        "PCIe replays": total("uuid", gain("llm_gpu_pcie_replays_total", UUID)),
     }
     moved = {"PCIe": "llm_gpu_pcie_bytes_total", "NVLink": "llm_gpu_nvlink_bytes_total"}
     return [
         series(
             "Busy: GPU $gpu",
-            "Part of the time in which at least one kernel ran, and in which memory was read or written (not how"
-            " full it is).",
+            "Part of the time in which at least one kernel ran, and in which memory was read or written (not how full"
+            " it is).",
             "percentunit",
-            Query(highest("", "llm_gpu_utilization_ratio", ONE), "kernels"),
-            Query(highest("", "llm_gpu_memory_busy_ratio", ONE), "memory"),
+            Query(highest("", "llm_gpu_utilization_ratio", UUID), "kernels"),
+            Query(highest("", "llm_gpu_memory_busy_ratio", UUID), "memory"),
             empty=NO_GPU,
             size=QUARTER,
             most=1,
@@ -141,8 +140,8 @@ def _each() -> list[Panel]:
             "Power: GPU $gpu",
             "What the GPU draws, and may draw.",
             "watt",
-            Query(highest("", "llm_gpu_power_watts", ONE), "draws"),
-            Query(highest("", "llm_gpu_power_limit_watts", ONE), "may draw", LIMIT),
+            Query(highest("", "llm_gpu_power_watts", UUID), "draws"),
+            Query(highest("", "llm_gpu_power_limit_watts", UUID), "may draw", LIMIT),
             empty=NO_GPU,
             size=QUARTER,
         ),
@@ -150,14 +149,14 @@ def _each() -> list[Panel]:
             "Temperature: GPU $gpu",
             "By sensor.",
             "celsius",
-            Query(highest("sensor", "llm_gpu_temperature_celsius", ONE), "{{sensor}}"),
+            Query(highest("sensor", "llm_gpu_temperature_celsius", UUID), "{{sensor}}"),
             empty=NO_GPU,
             size=QUARTER,
         ),
         timeline(
             "Held down by: GPU $gpu",
             "Why the clocks are held down; being idle is no reason here.",
-            Query(highest("reason", "llm_gpu_throttle_active", ONE), "{{reason}}"),
+            Query(highest("reason", "llm_gpu_throttle_active", UUID), "{{reason}}"),
             {"0": "clear", "1": "held down"},
             empty="the driver does not tell",
             size=QUARTER,
@@ -166,7 +165,7 @@ def _each() -> list[Panel]:
             "Clocks: GPU $gpu",
             "What each part of the GPU runs at.",
             "hertz",
-            Query(highest("domain", "llm_gpu_clock_hertz", ONE), "{{domain}}"),
+            Query(highest("domain", "llm_gpu_clock_hertz", UUID), "{{domain}}"),
             empty="the driver does not tell",
             size=QUARTER,
         ),
@@ -183,7 +182,7 @@ def _each() -> list[Panel]:
             "Bytes over PCIe and NVLink.",
             "Bps",
             *(
-                Query(total("direction", rate(family, ONE)), f"{what} {{{{direction}}}}")
+                Query(total("direction", rate(family, UUID)), f"{what} {{{{direction}}}}")
                 for what, family in moved.items()
             ),
             empty="the driver does not tell",
@@ -232,7 +231,9 @@ def _host() -> list[Panel]:
             "Temperature of the host",
             "By sensor.",
             "celsius",
-            Query(highest("instance, chip, sensor", "llm_host_temperature_celsius"), "{{chip}} {{sensor}}"),
+            Query(
+                highest("instance, chip, sensor", "llm_host_temperature_celsius"), "{{instance}} {{chip}} {{sensor}}"
+            ),
             empty="the machine tells no temperatures",
             size=QUARTER,
         ),
@@ -246,8 +247,16 @@ def _in_out(title: str, what: str, into: str, out: str, text: str) -> Panel:
         title,
         text,
         "Bps",
-        Query(total("instance, device", rate(f"llm_host_{what}_{into}_bytes_total")), f"{{{{device}}}} {into}", IN),
-        Query(total("instance, device", rate(f"llm_host_{what}_{out}_bytes_total")), f"{{{{device}}}} {out}", OUT),
+        Query(
+            total("instance, device", rate(f"llm_host_{what}_{into}_bytes_total")),
+            f"{{{{instance}}}} {{{{device}}}} {into}",
+            IN,
+        ),
+        Query(
+            total("instance, device", rate(f"llm_host_{what}_{out}_bytes_total")),
+            f"{{{{instance}}}} {{{{device}}}} {out}",
+            OUT,
+        ),
         empty=NO_HOST,
         size=Size(12, 7),
     )
@@ -262,14 +271,14 @@ def _workloads() -> list[Panel]:
             "CPU by workload",
             "CPUs that each unit, container or process that serves models keeps busy.",
             "none",
-            Query(total(by, rate("llm_workload_cpu_seconds_total", mine)), "{{workload}}"),
+            Query(total(by, rate("llm_workload_cpu_seconds_total", mine)), "{{instance}} {{workload}}"),
             empty="no server of models runs here",
         ),
         series(
             "Memory by workload",
             "Memory of each, the cache of its files included where its cgroup tells.",
             "bytes",
-            Query(f"sum by ({by}) ({pick('llm_workload_memory_bytes', mine)})", "{{workload}}"),
+            Query(f"sum by ({by}) ({pick('llm_workload_memory_bytes', mine)})", "{{instance}} {{workload}}"),
             empty="no server of models runs here",
         ),
         table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source.page import Page, variable
-from grafana.source.panels import SAME, Column, Panel, Size, number, series, states, table
+from grafana.source.panels import SAME, Column, Panel, Size, by_state, number, series, states, table
 from grafana.source.query import AT, Query, gain, highest, pick, rate, renamed, select, total
 from grafana.source.style import BAD, GOOD, WARN
 
@@ -21,8 +21,8 @@ def page() -> Page:
     made = Page(
         "llm-models",
         "LLM / Models",
-        "Models that are loaded, loading, asleep or gone; the memory they take, and what is held by those nobody"
-        " asks for.",
+        "Models that are loaded, loading, asleep or gone; the memory they take, and what is held by those nobody asks"
+        " for.",
         variable("model", "Model", "llm_model_state", absent=True),
     )
     made.row("Now", *_now())
@@ -32,20 +32,23 @@ def page() -> Page:
             "Models",
             "The state of each model on each server.",
             "llm_model_state",
-            "target, model",
-            "{{model}} ({{target}})",
+            "instance, target, model",
+            "{{model}} ({{instance}} {{target}})",
             MODEL,
             empty=NONE,
             size=Size(16, 9),
         ),
-        series(
-            "Models by state",
-            "How many models are in each state.",
-            "none",
-            Query(f"sum by (state) ({pick('llm_models')})", "{{state}}"),
-            empty=NONE,
-            size=Size(8, 9),
-            stacked=True,
+        by_state(
+            series(
+                "Models by state",
+                "How many models are in each state.",
+                "none",
+                Query(f"sum by (state) ({pick('llm_models')})", "{{state}}"),
+                empty=NONE,
+                size=Size(8, 9),
+                stacked=True,
+            ),
+            "llm_models",
         ),
     )
     made.row("Traffic", *_traffic())
@@ -91,10 +94,9 @@ def idle(size: Size, *matchers: str) -> tables.Panel:
     watts = total(AT, renamed(serves, "target", "serves"))
     return table(
         "Which model to unload",
-        "Loaded models, those first that hold the most for the longest without being asked (GiB × hours), where"
-        " their server tells"
-        " what they take. Loads within the time shown say how soon one is wanted back; power is that of the server's"
-        " processes, by their part of the GPU's memory.",
+        "Loaded models, those first that hold the most for the longest without being asked (GiB × hours), where their"
+        " server tells what they take. Loads within the time shown say how soon one is wanted back; power is that of"
+        " the server's processes, by their part of the GPU's memory.",
         {"model": "Model", "target": "Server"},
         Column("GiB × h unasked", "none", f"{held} / 2 ^ 30 * on ({EACH}) {unasked} / 3600", ((1, WARN), (10, BAD))),
         Column("Unasked for", "s", unasked, ((LONG, WARN),)),
@@ -111,13 +113,16 @@ def idle(size: Size, *matchers: str) -> tables.Panel:
 def _now() -> list[Panel]:
     state = pick("llm_models")
     return [
-        number(
-            "Models in each state",
-            "Models that are loaded, loading, asleep, not in memory, or failed.",
-            "none",
-            Query(f"sum by (state) ({state}) > 0", "{{state}}"),
-            empty=NONE,
-            size=Size(12, 4),
+        by_state(
+            number(
+                "Models in each state",
+                "Models that are loaded, loading, asleep, not in memory, or failed.",
+                "none",
+                Query(f"sum by (state) ({state}) > 0", "{{state}}"),
+                empty=NONE,
+                size=Size(12, 4),
+            ),
+            "llm_models",
         ),
         number(
             "Memory held",
@@ -160,7 +165,7 @@ def _traffic() -> list[Panel]:
         series(
             "Output tokens",
             "Tokens that came out each second.",
-            "short",
+            "cps",
             Query(tokens, name),
             empty="no engine or frontend is read",
             size=Size(6, 8),
@@ -194,7 +199,9 @@ def _memory() -> list[Panel]:
             "Memory by model",
             "Memory that each loaded model takes, on GPUs (vram) and off (ram).",
             "bytes",
-            Query(f"sum by (target, model, device) ({held})", "{{model}} {{device}} ({{target}})"),
+            Query(
+                f"sum by (instance, target, model, device) ({held})", "{{model}} {{device}} ({{instance}} {{target}})"
+            ),
             empty="no server tells what its models take",
             stacked=True,
         ),
@@ -202,16 +209,16 @@ def _memory() -> list[Panel]:
             "GPU memory by server",
             "Memory that the processes of each server of models hold on GPUs, its KV cache included.",
             "bytes",
-            Query(gpu, "{{workload}}"),
+            Query(gpu, "{{instance}} {{workload}}"),
             empty="no GPU is read, or nobody holds its memory",
             stacked=True,
         ),
         series(
             "Unasked for",
-            "How long nobody has asked each loaded model for anything; of one that was never asked, since the"
-            " exporter watches.",
+            "How long nobody has asked each loaded model for anything; of one that was never asked, since the exporter"
+            " watches.",
             "s",
-            Query(_unasked(MODEL), "{{model}} ({{target}})"),
+            Query(_unasked(MODEL), "{{model}} ({{instance}} {{target}})"),
             empty="no server tells, or no model was asked for anything yet",
         ),
     ]

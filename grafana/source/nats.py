@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.source.page import Page, variable
 from grafana.source.panels import Panel, Size, number, series, states, timeline
-from grafana.source.query import AT, Query, gain, highest, lowest, quantile, rate, total
+from grafana.source.query import AT, BY, NAME, Query, gain, highest, lowest, quantile, rate, total
 from grafana.source.style import ANY_BAD, BAD, GOOD, IN, LIMIT, OUT, WARN
 
 TARGET = 'target=~"$target"'
@@ -26,8 +26,8 @@ def page() -> Page:
             "The exporter's connection to NATS",
             "What happens to a client's connection: it is the exporter's own, kept open and watched.",
             "llm_nats_connection_state",
-            "target",
-            "{{target}}",
+            BY,
+            NAME,
             TARGET,
             empty="no connection to a NATS server is configured",
         ),
@@ -35,7 +35,7 @@ def page() -> Page:
             "etcd: has a leader",
             "Without a leader nothing can be written, and no lease renewed: Dynamo's frontends end themselves after"
             " about 18 s.",
-            Query(lowest("target", "llm_etcd_has_leader", TARGET), "{{target}}"),
+            Query(lowest(BY, "llm_etcd_has_leader", TARGET), NAME),
             {"1": "yes", "0": "no"},
             empty="no etcd is read",
         ),
@@ -90,21 +90,21 @@ def _both(title: str, text: str, unit: str, what: str) -> Panel:
         title,
         text,
         unit,
-        Query(total("target", rate(f"llm_nats_in_{what}_total", TARGET)), "{{target}} in", IN),
-        Query(total("target", rate(f"llm_nats_out_{what}_total", TARGET)), "{{target}} out", OUT),
+        Query(total(BY, rate(f"llm_nats_in_{what}_total", TARGET)), f"{NAME} in", IN),
+        Query(total(BY, rate(f"llm_nats_out_{what}_total", TARGET)), f"{NAME} out", OUT),
         empty="no NATS server is read",
     )
 
 
 def _traffic() -> list[Panel]:
     return [
-        _both("Messages", "Messages that NATS received, and sent: one for each subscriber.", "short", "messages"),
+        _both("Messages", "Messages that NATS received, and sent: one for each subscriber.", "mps", "messages"),
         _both("Bytes", "Bytes of messages that NATS received and sent.", "Bps", "bytes"),
         series(
             "Round trip",
             "Time from a PING on the exporter's own connection to its PONG; a gap where there was no connection.",
             "s",
-            Query(highest("target", "llm_nats_round_trip_seconds", TARGET), "{{target}}"),
+            Query(highest(BY, "llm_nats_round_trip_seconds", TARGET), NAME),
             empty="no connection to a NATS server is configured",
         ),
     ]
@@ -116,8 +116,8 @@ def _load() -> list[Panel]:
             "Connections and subscriptions",
             "Clients that are connected, the exporter's own included, and what they are subscribed to.",
             "short",
-            Query(highest("target", "llm_nats_connections", TARGET), "{{target}} connections"),
-            Query(highest("target", "llm_nats_subscriptions", TARGET), "{{target}} subscriptions"),
+            Query(highest(BY, "llm_nats_connections", TARGET), f"{NAME} connections"),
+            Query(highest(BY, "llm_nats_subscriptions", TARGET), f"{NAME} subscriptions"),
             empty="no NATS server is read",
             size=QUARTER,
         ),
@@ -125,18 +125,28 @@ def _load() -> list[Panel]:
             "Dynamo's subjects",
             "Subjects of Dynamo that are subscribed, by plane: 0 where Dynamo does not use this server.",
             "none",
-            Query(highest("target, plane", "llm_nats_dynamo_subjects", TARGET), "{{target}} {{plane}}"),
+            Query(
+                highest(f"{BY}, plane", "llm_nats_dynamo_subjects", TARGET),
+                NAME + " {{plane}}",
+            ),
             empty="no NATS server is read",
             size=QUARTER,
         ),
         series(
             "Slow consumers and reconnects",
             "Clients that NATS cut off because they did not read fast enough, and times that the exporter's own"
-            " connection was"
-            " lost and came back, within a step.",
+            " connection was lost and came back, within a step.",
             "none",
-            Query(total("target", gain("llm_nats_slow_consumers_total", TARGET)), "{{target}} cut off", BAD),
-            Query(total("target", gain("llm_nats_reconnects_total", TARGET)), "{{target}} reconnects", WARN),
+            Query(
+                total(BY, gain("llm_nats_slow_consumers_total", TARGET)),
+                f"{NAME} cut off",
+                BAD,
+            ),
+            Query(
+                total(BY, gain("llm_nats_reconnects_total", TARGET)),
+                f"{NAME} reconnects",
+                WARN,
+            ),
             empty="no NATS server is read",
             size=QUARTER,
         ),
@@ -144,7 +154,7 @@ def _load() -> list[Panel]:
             "Memory",
             "Memory that the server's process has resident.",
             "bytes",
-            Query(highest("target", "llm_nats_memory_bytes", TARGET), "{{target}}"),
+            Query(highest(BY, "llm_nats_memory_bytes", TARGET), NAME),
             empty="no NATS server is read",
             size=QUARTER,
         ),
@@ -155,13 +165,13 @@ def _jetstream() -> list[Panel]:
     off = "JetStream is off"
 
     def held(what: str, text: str) -> Panel:
-        used, limit = (highest("target", f"llm_nats_jetstream_{what}_{of}bytes", TARGET) for of in ("", "limit_"))
+        used, limit = (highest(BY, f"llm_nats_jetstream_{what}_{of}bytes", TARGET) for of in ("", "limit_"))
         return series(
             f"{what.capitalize()} of JetStream",
             text,
             "bytes",
-            Query(used, "{{target}}"),
-            Query(limit, "{{target}} limit", LIMIT),
+            Query(used, NAME),
+            Query(limit, f"{NAME} limit", LIMIT),
             empty=off,
             size=QUARTER,
         )
@@ -171,8 +181,8 @@ def _jetstream() -> list[Panel]:
             "Streams and consumers",
             "Streams that JetStream keeps, and consumers of them.",
             "none",
-            Query(highest("target", "llm_nats_jetstream_streams", TARGET), "{{target}} streams"),
-            Query(highest("target", "llm_nats_jetstream_consumers", TARGET), "{{target}} consumers"),
+            Query(highest(BY, "llm_nats_jetstream_streams", TARGET), f"{NAME} streams"),
+            Query(highest(BY, "llm_nats_jetstream_consumers", TARGET), f"{NAME} consumers"),
             empty=off,
             size=QUARTER,
         ),
@@ -182,8 +192,15 @@ def _jetstream() -> list[Panel]:
             "API: requests and errors",
             "Requests to JetStream's API, and those that failed.",
             "reqps",
-            Query(total("target", rate("llm_nats_jetstream_api_requests_total", TARGET)), "{{target}}"),
-            Query(total("target", rate("llm_nats_jetstream_api_errors_total", TARGET)), "{{target}} errors", BAD),
+            Query(
+                total(BY, rate("llm_nats_jetstream_api_requests_total", TARGET)),
+                NAME,
+            ),
+            Query(
+                total(BY, rate("llm_nats_jetstream_api_errors_total", TARGET)),
+                f"{NAME} errors",
+                BAD,
+            ),
             empty=off,
             size=QUARTER,
         ),
@@ -206,8 +223,8 @@ def _etcd() -> list[Panel]:
             "Database",
             "Size of the database's file and what of it is in use; at its quota etcd refuses to write.",
             "bytes",
-            *(Query(highest("target", family, TARGET), f"{{{{target}}}} {what}") for what, family in sizes.items()),
-            Query(highest("target", "llm_etcd_db_quota_bytes", TARGET), "{{target}} quota", LIMIT),
+            *(Query(highest(BY, family, TARGET), f"{NAME} {what}") for what, family in sizes.items()),
+            Query(highest(BY, "llm_etcd_db_quota_bytes", TARGET), f"{NAME} quota", LIMIT),
             empty=none,
             size=QUARTER,
         ),
@@ -215,18 +232,20 @@ def _etcd() -> list[Panel]:
             "Leases, keys, watchers",
             "What etcd holds. Leases that fall together are processes that went.",
             "none",
-            *(Query(highest("target", family, TARGET), f"{{{{target}}}} {what}") for what, family in keys.items()),
+            *(Query(highest(BY, family, TARGET), f"{NAME} {what}") for what, family in keys.items()),
             empty=none,
             size=QUARTER,
         ),
         series(
             "Disk p99",
             "99 of 100 writes are on the disk within this time. Over 10 ms to the log, or 25 ms to the database, the"
-            " disk is too"
-            " slow for etcd.",
+            " disk is too slow for etcd.",
             "s",
             *(
-                Query(quantile(0.99, f"llm_etcd_{part}_seconds", "source, target", TARGET), f"{{{{target}}}} {what}")
+                Query(
+                    quantile(0.99, f"llm_etcd_{part}_seconds", f"source, {BY}", TARGET),
+                    f"{NAME} {what}",
+                )
                 for part, what in disk.items()
             ),
             empty=none,
@@ -234,14 +253,10 @@ def _etcd() -> list[Panel]:
         ),
         series(
             "What goes wrong",
-            "Changes of the leader, writes that the cluster did not consent to, writes slower than 100 ms, and"
-            " leases whose"
-            " holder no longer renewed them, within a step.",
+            "Changes of the leader, writes that the cluster did not consent to, writes slower than 100 ms, and leases"
+            " whose holder no longer renewed them, within a step.",
             "none",
-            *(
-                Query(total("target", gain(family, TARGET)), f"{{{{target}}}} {what}")
-                for what, family in failures.items()
-            ),
+            *(Query(total(BY, gain(family, TARGET)), f"{NAME} {what}") for what, family in failures.items()),
             empty=none,
             size=QUARTER,
         ),

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import table as tables
 
 from grafana.source import models, providers
 from grafana.source.page import FIRING, Page, choice
-from grafana.source.panels import SAME, THIRD, Column, Panel, Size, number, series, spread, table, timeline
+from grafana.source.panels import SAME, THIRD, Column, Panel, Size, coloured, number, series, spread, table, timeline
 from grafana.source.query import (
     AT,
     Query,
@@ -23,7 +23,7 @@ from grafana.source.query import (
     share,
     total,
 )
-from grafana.source.style import ANY_BAD, BAD, GOOD, PARTS, RATIO_GOOD, WARN
+from grafana.source.style import BAD, GOOD, PARTS, RATIO_GOOD, WARN, severities
 
 GATEWAY, ENGINE = 'layer="gateway"', 'layer="engine"'
 JOB = 'job=~"$job"'  # recordings are over all exporters of a job
@@ -80,14 +80,12 @@ def _served() -> list[Panel]:
             base=BAD,
             steps=RATIO_GOOD,
             links={"Failures by provider": f"/d/llm-providers?{SAME}"},
-        ),
+        ).decimals(2),
         number(
             "Burn of the objectives, 1 h",
             "How many times faster than the objectives (prometheus/rules/objectives.yml) allow do requests fail, or"
-            " first tokens"
-            " come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of each"
-            " layer, as the"
-            " alerts see it: the objectives stand in the rules alone.",
+            " first tokens come late? At 1 the budget lasts its 30 days; at 14.4 it is gone in two. The worst model of"
+            " each layer, as the alerts see it: the objectives stand in the rules alone.",
             "none",
             Query(f"max by (layer) (layer_model:llm_availability:burn1h{{{JOB}}})", "{{layer}} errors"),
             Query(f"max by (layer) (layer_model:llm_time_to_first_token:burn1h{{{JOB}}})", "{{layer}} TTFT"),
@@ -140,8 +138,7 @@ def _slow() -> list[Panel]:
         series(
             "Slowness: the gateway's view",
             "Where the mean request spends its time: in the gateway itself, in its queue, at the provider. Means,"
-            " because"
-            " they add up; percentiles do not.",
+            " because they add up; percentiles do not.",
             "s",
             *(Query(mean(family, "layer", GATEWAY), part, PARTS[part]) for part, family in parts.items()),
             empty="no gateway, or no requests",
@@ -150,9 +147,8 @@ def _slow() -> list[Panel]:
         ),
         series(
             "Slowness: the engines' view",
-            "Where the mean request spends its time in the engines. The gateway's provider time contains it: it"
-            " stands beside"
-            " that and is never added to it.",
+            "Where the mean request spends its time in the engines. The gateway's provider time contains it: it stands"
+            " beside that and is never added to it.",
             "s",
             *(Query(mean(family, "layer", ENGINE), phase, PARTS[phase]) for phase, family in phases.items()),
             empty="no engine tells of phases",
@@ -166,12 +162,12 @@ def _frozen() -> tables.Panel:
     """What is frozen."""
     bad = {
         "exporter down": (pick("up"), "== 0", ("job", "instance")),
-        "stalled": (pick("llm_target_stalled"), "== 1", ("target", "model")),
-        "down": (pick("llm_target_up"), "== 0", ("target",)),
-        "unit failed": (pick("llm_unit_state", 'state="failed"'), "== 1", ("unit",)),
-        "service down": (pick("llm_probe_up"), "== 0", ("target", "probe")),
-        "GPU lost": (pick("llm_gpu_up"), "== 0", ("gpu", "uuid")),
-        "out of rotation": (pick("llm_deployment_up", GATEWAY), "== 0", ("target", "deployment")),
+        "stalled": (pick("llm_target_stalled"), "== 1", ("target", "model", "instance")),
+        "down": (pick("llm_target_up"), "== 0", ("target", "instance")),
+        "unit failed": (pick("llm_unit_state", 'state="failed"'), "== 1", ("unit", "instance")),
+        "service down": (pick("llm_probe_up"), "== 0", ("target", "probe", "instance")),
+        "GPU lost": (pick("llm_gpu_up"), "== 0", ("gpu", "instance", "uuid")),
+        "out of rotation": (pick("llm_deployment_up", GATEWAY), "== 0", ("deployment", "target")),
     }
     endpoint = ("dynamo_namespace", "dynamo_component", "dynamo_endpoint")
     bad["suspect"] = (pick("llm_dynamo_instance_state", 'state="suspect"'), "== 1", (*endpoint, "dynamo_instance"))
@@ -188,7 +184,7 @@ def _frozen() -> tables.Panel:
         "Frozen, or gone",
         "What does not move or does not answer now, and for how long where that can be told.",
         {"what": "What", "thing": "Which"},
-        Column("Now", "none", f"count by (what, thing) ({now})", ANY_BAD),
+        Column("", "none", f"count by (what, thing) ({now})"),
         Column("For", "s", f"max by (what, thing) ({ago})"),
         empty="nothing is frozen or gone",
         size=QUARTER,
@@ -207,14 +203,14 @@ def _next() -> tables.Panel:
     requests = pick("llm_rate_limit_remaining", GATEWAY, 'unit="requests"')
     attempts = total(f"{AT}, layer, model, provider", rate("llm_provider_requests_total", GATEWAY))
     left = {
-        "KV cache full": (f"(1 - {pick(*kv)}) / ({_slope(*kv)} > 0)", ("target", "model", "rank")),
+        "KV cache full": (f"(1 - {pick(*kv)}) / ({_slope(*kv)} > 0)", ("target", "model", "rank", "instance")),
         # its window is a minute: what lasts longer is given anew before
         "rate limit": (f"{requests} / on ({AT}, layer, model, provider) ({attempts} > 0) < 60", ("provider", "model")),
     }
     gone = {
         "budget spent": (("llm_budget_remaining_usd", GATEWAY), ("scope", "provider")),
-        "disk full": (("llm_host_filesystem_avail_bytes",), ("target", "mountpoint")),
-        "memory full": (("llm_host_memory_available_bytes",), ("target",)),
+        "disk full": (("llm_host_filesystem_avail_bytes",), ("mountpoint", "instance")),
+        "memory full": (("llm_host_memory_available_bytes",), ("instance",)),
     }
     for what, (rest, labels) in gone.items():
         left[what] = (f"{pick(*rest)} / (-{_slope(*rest)} > 0)", labels)
@@ -222,8 +218,7 @@ def _next() -> tables.Panel:
     return table(
         "Next to fail",
         "How long until a limit, a budget, a disk or a KV cache is used up at the pace of the time range shown; what"
-        " lasts"
-        " longer than a day is left out.",
+        " lasts longer than a day is left out.",
         {"what": "What", "thing": "Which"},
         Column("In", "s", f"bottomk(12, min by (what, thing) ({each}) < 86400)", ((900, WARN), (3600, GOOD)), base=BAD),
         empty="nothing runs out within a day at this pace",
@@ -253,9 +248,8 @@ def _money() -> list[Panel]:
         ),
         number(
             "Caches save an hour",
-            "What the response and the prompt cache save at the pace of now, less what filling the prompt cache"
-            " costs beyond"
-            " the ordinary price, in USD an hour.",
+            "What the response and the prompt cache save at the pace of now, less what filling the prompt cache costs"
+            " beyond the ordinary price, in USD an hour.",
             "currencyUSD",
             Query(f"3600 * ({saved} - ({filling} or 0 * {saved}))", "USD/h"),
             empty="no cache, or no price is known",
@@ -266,9 +260,8 @@ def _money() -> list[Panel]:
         ),
         number(
             "Tokens without a price",
-            "Part of the output tokens that come from models whose price the gateway does not know: what they cost"
-            " is not in"
-            " the spend.",
+            "Part of the output tokens that come from models whose price the gateway does not know: what they cost is"
+            " not in the spend.",
             "percentunit",
             Query(share(f"({total('layer', unknown)} or 0 * {every})", every), "of output tokens"),
             empty="no tokens",
@@ -287,7 +280,7 @@ def targets(size: Size) -> statetimeline.Panel:
     return timeline(
         "Targets over time",
         "Whether each target was read, and whether it has requests on which nothing moves.",
-        Query(f"{up} + ({stalled} or 0 * {up})", "{{source}} {{target}}"),
+        Query(f"{up} + ({stalled} or 0 * {up})", "{{instance}} {{source}} {{target}}"),
         {"1": "up", "2": "stalled", "0": "down"},
         empty="no exporter is scraped",
         size=size,
@@ -303,4 +296,4 @@ def _alerts() -> tables.Panel:
         Column("Series", "none", firing),
         empty="no alert fires",
         size=Size(10, 9),
-    )
+    ).override_by_name("Severity", coloured(severities()))

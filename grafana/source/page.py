@@ -17,8 +17,8 @@ from grafana.source.style import BAD, BUSY, SEVERITIES
 TAG = "llm"
 
 EXPORTER = (
-    "Replicas of an exporter that have one instance count once (docs/prometheus.md). Of exporters that read the same"
-    " targets and have an instance each, choose one: they would count twice."
+    "The exporters. Replicas of one that share an instance count once (docs/prometheus.md); of several that read the"
+    " same targets and have an instance each, choose one: they would count twice."
 )
 """What is said of the variable `instance`."""
 
@@ -69,9 +69,9 @@ class Page:
         self._panels: list[dashboard.Panel | dashboard.RowPanel] = []
         self._made = build.Dashboard(title).uid(uid).description(text).tags([TAG]).time("now-1h", "now").refresh("30s")
         self._made.tooltip(dashboard.DashboardCursorSync.CROSSHAIR).editable()
-        self._made.with_variable(build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+        self._made.with_variable(build.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         self._made.with_variable(_target_label("job", "Job"))
-        exporter = _target_label("instance", "Exporter", 'job=~"$job"')
+        exporter = _target_label("instance", "Instance", 'job=~"$job"')
         self._made.with_variable(exporter.description(EXPORTER))
         for each in variables:
             self._made.with_variable(each)

@@ -26,7 +26,7 @@ from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models import prometheus as prom_kinds
 
 from grafana.source.query import Query, state
-from grafana.source.style import BUSY, GOOD, Steps, codes, mapped, thresholds
+from grafana.source.style import BUSY, GOOD, STATES, Steps, codes, mapped, named, thresholds
 
 Panel = (
     timeseries.Panel
@@ -106,12 +106,12 @@ def _tooltip() -> common.VizTooltipOptions:
     return common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING)
 
 
-def _legend(shown: bool = True) -> common.VizLegendOptions:
+def _legend() -> common.VizLegendOptions:
     return (
         common.VizLegendOptions()
         .display_mode(kinds.LegendDisplayMode.LIST)
         .placement(kinds.LegendPlacement.BOTTOM)
-        .show_legend(shown)
+        .show_legend(True)
         .calcs([])
     )
 
@@ -193,9 +193,9 @@ def timeline(
     empty: str = "nothing is told of this",
     size: Size = HALF,
 ) -> statetimeline.Panel:
-    """States over time, in the colours of the words that values stand for."""
+    """States over time, in the colours of the words that values stand for; the legend has both."""
     panel = _framed(statetimeline.Panel(), title, text, "none", empty, size, [query], "time_series")
-    panel.mappings(mapped(words)).thresholds(thresholds(BUSY)).legend(_legend(shown=False)).tooltip(_tooltip())
+    panel.mappings(mapped(words)).thresholds(thresholds(BUSY)).legend(_legend()).tooltip(_tooltip())
     panel.color_scheme(build.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
     return (
         panel.show_value(kinds.VisibilityMode.NEVER).merge_values(True).row_height(0.8).fill_opacity(80).line_width(0)
@@ -206,8 +206,7 @@ def states(
     title: str, text: str, family: str, by: str, legend: str, *matchers: str, empty: str, size: Size = HALF
 ) -> statetimeline.Panel:
     """The states of a family, as the catalogue declares them, over time."""
-    words = {str(code): word for word, code in codes(family).items()}
-    return timeline(title, text, Query(state(family, by, *matchers), legend), words, empty, size)
+    return timeline(title, text, Query(state(family, by, *matchers), legend), named(family), empty, size)
 
 
 def history(
@@ -215,7 +214,7 @@ def history(
 ) -> statushistory.Panel:
     """Looks at a state, side by side. More than about 60 of them are refused as too many points."""
     panel = _framed(statushistory.Panel(), title, text, "none", empty, size, [query], "time_series")
-    panel.mappings(mapped(words)).thresholds(thresholds(BUSY)).legend(_legend(shown=False)).tooltip(_tooltip())
+    panel.mappings(mapped(words)).thresholds(thresholds(BUSY)).legend(_legend()).tooltip(_tooltip())
     panel.color_scheme(build.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
     return panel.show_value(kinds.VisibilityMode.NEVER).max_data_points(60).row_height(0.8).fill_opacity(80)
 
@@ -235,13 +234,17 @@ def spread(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure of a table's lines; with steps it is coloured."""
+    """A figure of a table's lines, coloured by steps, or shown by the words of states.
+
+    One without a title makes lines and is not shown.
+    """
 
     title: str
     unit: str
     expr: str
     steps: Steps = ()
     base: str = GOOD
+    words: Mapping[str, str] | None = None
 
 
 def table(
@@ -263,14 +266,21 @@ def table(
     panel = _framed(tables.Panel(), title, text, "none", empty, size, queries, "table")
     panel.cell_height(kinds.TableCellHeight.SM).filterable(len(columns) > 1)
     field = "Value #{}" if len(columns) > 1 else "Value"
-    shown = dict(keys) | {field.format(reference(place)): column.title for place, column in enumerate(columns)}
+    shown = {field.format(reference(place)): column.title for place, column in enumerate(columns) if column.title}
+    shown = {**keys, **shown}
     panel.with_transformation(dashboard.DataTransformerConfig("merge", options={}))
     kept = {"include": {"names": list(shown)}}
     panel.with_transformation(dashboard.DataTransformerConfig("filterFieldsByName", options=kept))
     arranged = {"indexByName": {name: place for place, name in enumerate(shown)}, "renameByName": shown}
     panel.with_transformation(dashboard.DataTransformerConfig("organize", options=arranged))
+    # a cell without a value would show what the empty panel does; a label that looks like a number is none
+    panel.override_by_regexp(".*", [dashboard.DynamicConfigValue("noValue", "–")])
+    for title_of_key in keys.values():
+        panel.override_by_name(title_of_key, [dashboard.DynamicConfigValue("unit", "string")])
     for column in columns:
         properties = [dashboard.DynamicConfigValue("unit", column.unit)]
+        if column.words:
+            properties += coloured(mapped(column.words))
         if column.steps:
             properties += [
                 dashboard.DynamicConfigValue("thresholds", thresholds(column.base, column.steps).build()),
@@ -283,6 +293,23 @@ def table(
         panel.override_by_name(first, [dashboard.DynamicConfigValue("links", [link.build() for link in _links(links)])])
     if order:
         panel.sort_by([common.TableSortByFieldState().display_name(order).desc(falling)])
+    return panel
+
+
+def coloured(mappings: list[dashboard.ValueMapping]) -> list[dashboard.DynamicConfigValue]:
+    """Properties of a table's column whose words have colours."""
+    return [
+        dashboard.DynamicConfigValue("mappings", mappings),
+        dashboard.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+    ]
+
+
+def by_state(panel: P, family: str) -> P:
+    """A panel whose series are called as the states of a family, in the colours of those."""
+    for word in codes(family):
+        panel.override_by_name(
+            word, [dashboard.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": STATES[word]})]
+        )
     return panel
 
 

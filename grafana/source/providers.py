@@ -13,7 +13,6 @@ from grafana.source.style import BAD, ESTIMATE, GOOD, LIMIT, WARN
 GATEWAY = 'layer="gateway"'
 P95 = 'stat="p95"'
 MINE = (GATEWAY, 'provider=~"$provider"', 'model=~"$model"')
-EACH = (GATEWAY, 'provider="$provider"', 'model=~"$model"')
 
 
 def page() -> Page:
@@ -96,9 +95,8 @@ def deployments(size: Size) -> statetimeline.Panel:
     up = f"{pick('llm_deployment_up', GATEWAY)} * on ({AT}, deployment) group_left (provider, model) {names}"
     return timeline(
         "Deployments",
-        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a"
-        " failure or"
-        " cooldown that no success followed.",
+        "Whether the deployments of a model at a provider answer: down as soon as one of them does not, after a failure"
+        " or cooldown that no success followed.",
         Query(f"min by (provider, model) ({up})", "{{provider}} {{model}}"),
         {"1": "up", "0": "down"},
         empty="no gateway tells of deployments",
@@ -183,7 +181,7 @@ def _each() -> list[Panel]:
             "Attempts by model: $provider",
             "Attempts at this provider, retries and fallbacks included.",
             "reqps",
-            Query(total("model", rate("llm_provider_requests_total", *EACH)), "{{model}}"),
+            Query(total("model", rate("llm_provider_requests_total", *MINE)), "{{model}}"),
             empty="no attempt was made",
             size=Size(6, 7),
             stacked=True,
@@ -192,7 +190,7 @@ def _each() -> list[Panel]:
             "Failures by reason: $provider",
             "Attempts at this provider that failed.",
             "reqps",
-            Query(total("reason", rate("llm_provider_failures_total", *EACH)), "{{reason}}"),
+            Query(total("reason", rate("llm_provider_failures_total", *MINE)), "{{reason}}"),
             empty="no attempt was made",
             size=Size(6, 7),
             stacked=True,
@@ -201,7 +199,7 @@ def _each() -> list[Panel]:
             "Latency: $provider",
             "Time this provider took to answer, of attempts that succeeded.",
             "s",
-            *percentiles("llm_upstream_duration_seconds", "source", *EACH),
+            *percentiles("llm_upstream_duration_seconds", "source", *MINE),
             empty="no answer was timed",
             size=Size(6, 7),
         ),
@@ -209,7 +207,7 @@ def _each() -> list[Panel]:
             "TTFT: $provider",
             "Time from a request's arrival at the gateway to the first token from this provider, of streams.",
             "s",
-            *percentiles("llm_time_to_first_token_seconds", "source", *EACH),
+            *percentiles("llm_time_to_first_token_seconds", "source", *MINE),
             empty="no stream was timed",
             size=Size(6, 7),
         ),

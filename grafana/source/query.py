@@ -16,6 +16,9 @@ OURS = 'job=~"$job",instance=~"$instance"'
 AT = "job, instance, target"
 """What identifies a target; joins are on these."""
 
+BY, NAME = "instance, target", "{{instance}} {{target}}"
+"""What a target is shown by, and its legend: exporters of two machines may have targets of one name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:

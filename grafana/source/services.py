@@ -30,7 +30,7 @@ def page() -> Page:
             "The state of each unit; not found: the configuration names it, and it is not there.",
             "llm_unit_state",
             "instance, unit, scope",
-            "{{unit}} ({{scope}})",
+            "{{instance}} {{unit}} ({{scope}})",
             UNIT,
             empty=NO_UNIT,
             size=Size(12, 9),
@@ -38,7 +38,7 @@ def page() -> Page:
         history(
             "Services over time",
             "Whether each health endpoint or service answered as it should, when it was looked at.",
-            Query(lowest("target, probe", "llm_probe_up", SERVICE), "{{target}} {{probe}}"),
+            Query(lowest("instance, target, probe", "llm_probe_up", SERVICE), "{{instance}} {{target}} {{probe}}"),
             {"1": "up", "0": "down"},
             empty=NO_SERVICE,
             size=Size(12, 9),
@@ -101,19 +101,28 @@ def _failures() -> list[Panel]:
         "Automatic restarts": ("llm_unit_restarts_total", "Restarts by systemd itself (Restart=), within a step."),
     }
     return [
-        series(title, text, "none", Query(total("instance, unit", gain(family, UNIT)), "{{unit}}"), empty=NO_UNIT)
+        series(
+            title,
+            text,
+            "none",
+            Query(total("instance, unit", gain(family, UNIT)), "{{instance}} {{unit}}"),
+            empty=NO_UNIT,
+        )
         for title, (family, text) in counted.items()
     ]
 
 
 def _answers() -> list[Panel]:
-    since = highest("target, probe", "llm_probe_up_since_timestamp_seconds", SERVICE)
+    since = highest("instance, target, probe", "llm_probe_up_since_timestamp_seconds", SERVICE)
     return [
         series(
             "Time to answer",
             "Time that the answer, or the connection, took; a gap where there was none.",
             "s",
-            Query(highest("target, probe", "llm_probe_duration_seconds", SERVICE), "{{target}} {{probe}}"),
+            Query(
+                highest("instance, target, probe", "llm_probe_duration_seconds", SERVICE),
+                "{{instance}} {{target}} {{probe}}",
+            ),
             empty=NO_SERVICE,
             size=Size(12, 8),
         ),
@@ -121,7 +130,7 @@ def _answers() -> list[Panel]:
             "Time up",
             "How long each service has been up without a break that the exporter saw.",
             "s",
-            Query(f"time() - {since}", "{{target}} {{probe}}"),
+            Query(f"time() - {since}", "{{instance}} {{target}} {{probe}}"),
             empty="no configured service is up",
             size=Size(12, 8),
         ),
@@ -137,14 +146,14 @@ def _load() -> list[Panel]:
 
     def limit(what: str) -> Query:
         expr = highest("instance, target", f"llm_threshold_{what}", 'source="systemd"')
-        return Query(expr, "{{target}} limit", LIMIT)
+        return Query(expr, "{{instance}} {{target}} limit", LIMIT)
 
     return [
         series(
             "CPU",
             "Part of the machine's CPUs that each unit uses, and the limit that the configuration sets.",
             "percentunit",
-            Query(f"{cpu} / on (instance) group_left () {cpus}", "{{unit}}"),
+            Query(f"{cpu} / on (instance) group_left () {cpus}", "{{instance}} {{unit}}"),
             limit("cpu_ratio"),
             empty="no unit is watched, or the host is not",
         ),
@@ -152,7 +161,7 @@ def _load() -> list[Panel]:
             "Memory",
             "Part of the machine's memory that each unit uses, files that it has cached included, and the limit.",
             "percentunit",
-            Query(f"{memory} / on (instance) group_left () {installed}", "{{unit}}"),
+            Query(f"{memory} / on (instance) group_left () {installed}", "{{instance}} {{unit}}"),
             limit("memory_ratio"),
             empty="no unit is watched, or the host is not",
         ),
@@ -160,7 +169,7 @@ def _load() -> list[Panel]:
             "Failures within the time shown",
             "Starts that ended in failure, and how many are too many.",
             "none",
-            Query(failures, "{{unit}}"),
+            Query(failures, "{{instance}} {{unit}}"),
             limit("restart_failures"),
             empty=NO_UNIT,
         ),
@@ -173,7 +182,7 @@ def _lists() -> list[Panel]:
     def newest(family: str) -> str:
         return highest(by, family, UNIT)
 
-    expiry = lowest("target, probe", "llm_probe_certificate_expiry_timestamp_seconds", SERVICE)
+    expiry = lowest("instance, target, probe", "llm_probe_certificate_expiry_timestamp_seconds", SERVICE)
     return [
         table(
             "Units",
@@ -192,7 +201,7 @@ def _lists() -> list[Panel]:
         table(
             "Certificates",
             "How long the TLS certificate of each service is still valid.",
-            {"target": "Service", "probe": "Probe"},
+            {"target": "Service", "probe": "Probe", "instance": "Exporter"},
             Column("Left", "s", f"{expiry} - time()", ((7 * 86400, WARN), (21 * 86400, GOOD)), BAD),
             empty="no service has a certificate",
             size=Size(8, 9),

@@ -71,6 +71,17 @@ def mapped(words: Mapping[str, str]) -> list[dashboard.ValueMapping]:
     ]
 
 
+def severities() -> list[dashboard.ValueMapping]:
+    """Mappings that show severities in their colours."""
+    found = {word: dashboard.ValueMappingResult(text=word, color=colour) for word, colour in SEVERITIES.items()}
+    return [dashboard.ValueMap(found)]
+
+
 def codes(family: str) -> dict[str, int]:
     """A number for each state that the catalogue declares of a family, from 1 on."""
     return {state: code for code, state in enumerate(families()[family].closed["state"], 1)}
+
+
+def named(family: str) -> dict[str, str]:
+    """The states by their numbers, as text."""
+    return {str(code): word for word, code in codes(family).items()}

@@ -127,6 +127,16 @@ def test_every_selector_names_job_and_instance(questions: list[Question]) -> Non
     assert faults(questions, open_to_all) == []
 
 
+def test_targets_of_one_name_on_two_machines_stay_apart(questions: list[Question]) -> None:
+    def merged(question: Question) -> Iterator[str]:
+        for found in re.findall(r"\bby \(([^)]*)\)", question.expr):
+            kept = set(found.split(", "))
+            if "target" in kept and not kept & {"instance", "id", "alertname"}:  # id: of edges, which have a target
+                yield f"by ({found})"
+
+    assert faults(questions, merged) == []
+
+
 def test_serving_families_are_asked_by_layer(questions: list[Question]) -> None:
     of_serving = {family.name for chapter in chapters()[:2] for family in chapter.families if "layer" in family.labels}
 
@@ -258,6 +268,9 @@ def test_what_only_a_real_grafana_shows_is_minded() -> None:
                 assert panel["maxDataPoints"] <= 60
             if panel["type"] in ("timeseries", "state-timeline", "status-history"):
                 assert options["tooltip"]["mode"] == "multi"
+            if panel["type"] == "table":  # a cell without a value would show the words for an empty panel
+                first = panel["fieldConfig"]["overrides"][0]
+                assert (first["matcher"]["options"], first["properties"][0]["value"]) == (".*", "–")
             if panel["type"] in ("stat", "bargauge"):
                 assert options["reduceOptions"]["calcs"] == ["last"]
                 assert all(target["instant"] for target in panel["targets"])
@@ -286,7 +299,11 @@ def test_states_are_shown_by_the_words_that_the_catalogue_declares() -> None:
             for target in panel.get("targets", ()):
                 found = re.findall(r'(llm_\w+_state){[^}]*state="(\w+)"} \* (\d+)', target["expr"])
                 if found:
-                    options = panel["fieldConfig"]["defaults"]["mappings"][0]["options"]
+                    of_columns = [each for one in panel["fieldConfig"]["overrides"] for each in one["properties"]]
+                    (mapping,) = panel["fieldConfig"]["defaults"].get("mappings") or next(
+                        each["value"] for each in of_columns if each["id"] == "mappings"
+                    )
+                    options = mapping["options"]
                     words = {code: word.replace("_", " ") for _, word, code in found}
                     assert {code: option["text"] for code, option in options.items()} == words
                     assert [word for _, word, _ in found] == list(families()[found[0][0]].closed["state"])
