@@ -17,7 +17,7 @@ from exporter.demo.world import World
 
 IDLE, FULL = 75.0, 690.0
 """Watts of an H100 at rest and at full work."""
-ROOM, RISE, HOT = 27.0, 45.0, 32.0
+ROOM, RISE, HOT = 27.0, 45.0, 36.0
 """Degrees: of the air; that full work adds; that a cooling that has failed adds."""
 INERTIA = 20.0
 """Seconds in which a temperature makes two thirds of its way."""
