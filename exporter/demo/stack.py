@@ -161,7 +161,7 @@ class Stack:
         world = self.world
         openai = Provider(world, first=0.45, each=0.011)
         azure = Provider(world, first=0.38, each=0.012, trouble="provider")
-        anthropic = Provider(world, first=0.7, each=0.014, trouble="limits", status=429)
+        anthropic = Provider(world, first=0.7, each=0.014, trouble="limits", status=429, refused=1.0)
         gemini = Provider(world, first=0.3, each=0.006)
         gpt, flash, sonnet = (2.5, 10.0, 1.25, None), (0.3, 2.5, 0.075, None), (3.0, 15.0, 0.3, 3.75)
         return [

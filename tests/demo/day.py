@@ -55,6 +55,7 @@ EXPECTED: dict[str, dict[str, str]] = {
 ALLOWED: dict[str, tuple[str, ...]] = {
     "engine": ("LLMProviderFailing",),
     "gpu": ("LLMProviderFailing", "LLMGPUThrottled"),
+    "limits": ("LLMProviderFailing",),
     "cache": ("LLMTargetDown", "LLMTargetReadsFailing"),
 }
 """What else may fire then: it follows from the same trouble."""
