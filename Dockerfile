@@ -1,4 +1,4 @@
-# The exporter: what pip installs, on Python, as a user that owns nothing. Nothing in it needs a shell.
+# The exporter: what pip installs, on Python, as a user that owns nothing. Nothing in it but the demo needs a shell.
 FROM python:3.13.9-slim-trixie AS build
 ARG PACKAGE=.
 WORKDIR /src

@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--listen", metavar="[HOST]:PORT", help="address to serve on (default :9400, all addresses)")
     demo.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
     demo.add_argument("--speed", type=_speed, default=24.0, metavar="N", help="how fast its day passes (default 24)")
+    demo.add_argument("--hour", type=_hour, default=8.0, metavar="N", help="the hour at which it begins (default 8)")
     demo.add_argument("--seed", type=int, default=1, metavar="N", help="another day for another number (default 1)")
     return parser
 
@@ -90,6 +91,13 @@ def _speed(text: str) -> float:
     value = float(text)
     if not 0.0 < value <= 3600.0:
         raise argparse.ArgumentTypeError(f"not between 0 and 3600: {text} (24: a day passes in an hour)")
+    return value
+
+
+def _hour(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < 24.0:
+        raise argparse.ArgumentTypeError(f"no hour of a day: {text} (16.5: half past four in the afternoon)")
     return value
 
 
@@ -154,7 +162,7 @@ def _demo(options: argparse.Namespace) -> int:
     from exporter import demo
 
     _log_to("text", options.log_level or "info")
-    demo.serve(_flags(options), options.seed, options.speed)
+    demo.serve(_flags(options), options.seed, options.speed, options.hour)
     return 0
 
 

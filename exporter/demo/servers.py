@@ -1,10 +1,11 @@
-"""Model servers that the gateway asks directly: vLLM, and a llama.cpp router that loads what is asked for."""
+"""Model servers that the gateway asks directly: vLLM; a llama.cpp router and Ollama, which load what is asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +19,10 @@ LOADING = 6.0
 """Seconds in which a router loads a model."""
 SLEEP, UNLOAD = 60.0, 180.0
 """Seconds without a request after which a model sleeps, and after which it is unloaded."""
+KEEP = 60.0
+"""Seconds for which Ollama keeps a model after its last request (`OLLAMA_KEEP_ALIVE`)."""
+FOR_EVER = datetime(2319, 1, 1, tzinfo=UTC)
+"""When a model expires that is kept for ever, as Ollama writes it."""
 
 
 class Vllm:
@@ -181,3 +186,79 @@ class LlamaRouter:
         book.set("llamacpp:requests_processing", float(len(engine.running)))
         book.set("llamacpp:requests_deferred", float(len(engine.waiting)))
         return web.Response(text=book.text())
+
+
+@dataclass(slots=True, eq=False)
+class Stored:
+    """One of Ollama's models, with its GiB in memory. One that `stays` was loaded with `keep_alive: -1`."""
+
+    engine: Engine
+    size: float
+    family: str
+    parameters: str
+    stays: bool = False
+    loaded: bool = False
+    asked: float = 0.0
+    waiting: list[Call] = field(default_factory=list)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        details = {"family": self.family, "parameter_size": self.parameters, "quantization_level": "Q4_K_M"}
+        return {"name": self.engine.model, "model": self.engine.model, "details": details}
+
+
+class Ollama:
+    """A server that forgets models that nobody asks for."""
+
+    def __init__(self, world: World, models: list[Stored]) -> None:
+        self._world = world
+        self._models = {model.engine.model: model for model in models}
+        for model in models:
+            model.loaded = model.stays
+        world.steppers.append(self._step)
+
+    @property
+    def held(self) -> float:
+        """MiB of the models in memory, and of its own."""
+        return 420.0 + sum(model.size * 1024.0 for model in self._models.values() if model.loaded)
+
+    def submit(self, call: Call) -> None:
+        """Take a request; a model that is not there is loaded first."""
+        model = self._models[call.model]
+        model.asked = self._world.now
+        if model.loaded:
+            model.engine.submit(call)
+            return
+        model.waiting.append(call)
+        if len(model.waiting) == 1:
+            self._world.later(LOADING, lambda: self._load(model))
+
+    def _load(self, model: Stored) -> None:
+        model.loaded, model.asked = True, self._world.now
+        for call in model.waiting:
+            model.engine.submit(call)
+        model.waiting.clear()
+
+    def _step(self, _: float) -> None:
+        for model in self._models.values():
+            if model.engine.running or model.engine.waiting:
+                model.asked = self._world.now
+            elif model.loaded and not model.stays and self._world.now - model.asked > KEEP:
+                model.loaded = False
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/api/version", always({"version": "0.13.5"}))
+        app.router.add_get("/api/tags", always({"models": [model.told for model in self._models.values()]}))
+        app.router.add_get("/api/ps", self._loaded)
+        return app
+
+    async def _loaded(self, _: web.Request) -> web.Response:
+        said = []
+        for model in self._models.values():
+            if model.loaded:
+                until = FOR_EVER if model.stays else datetime.fromtimestamp(self._world.began + model.asked + KEEP, UTC)
+                size = int(model.size * 2**30)
+                about = {"size": size, "size_vram": size, "expires_at": until.isoformat(), "context_length": 8192}
+                said.append({**model.told, **about})
+        return web.json_response({"models": said})

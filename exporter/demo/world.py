@@ -16,7 +16,7 @@ from itertools import count
 STEP = 0.5
 """Real seconds between two looks at everything that flows."""
 MORNING = 8.0
-"""The hour at which the simulation begins."""
+"""The hour at which the simulation begins, unless another one is asked for."""
 
 TROUBLES: dict[str, tuple[float, float]] = {
     "provider": (8.5, 11.0),  # azure answers with 503, some requests time out
@@ -26,6 +26,7 @@ TROUBLES: dict[str, tuple[float, float]] = {
     "limits": (18.75, 20.0),  # anthropic answers with 429
     "service": (20.25, 21.25),  # the search that agents use is down
     "cache": (21.5, 22.5),  # Redis does not answer LiteLLM
+    "unit": (21.75, 22.9),  # the reranker ends as soon as it is asked, with an XID
 }
 """What goes wrong each day, from which hour to which."""
 
@@ -34,14 +35,14 @@ _PEAKS = ((10.5, 2.2, 0.75), (15.0, 2.6, 0.85), (20.5, 1.8, 0.35))
 
 
 class World:
-    """Time and chance, for all that is simulated. `speed` is simulated seconds in a real one."""
+    """Time and chance, for all that is simulated. `speed` is simulated seconds in a real one, from `hour` on."""
 
-    def __init__(self, seed: int, speed: float, wall: float) -> None:
+    def __init__(self, seed: int, speed: float, wall: float, hour: float = MORNING) -> None:
         self.random = random.Random(seed)  # noqa: S311 - the same day for the same seed is what is wanted
         self.now = 0.0  # real seconds since the begin
         self.began = wall  # Unix seconds
         self.steppers: list[Callable[[float], None]] = []
-        self._speed = speed
+        self._speed, self._from = speed, hour
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._turn = count()
 
@@ -53,7 +54,7 @@ class World:
     @property
     def hour(self) -> float:
         """The hour of the simulated day, 0 to 24."""
-        return (MORNING + self.now * self._speed / 3600.0) % 24.0
+        return (self._from + self.now * self._speed / 3600.0) % 24.0
 
     def troubled(self, trouble: str) -> bool:
         """Whether something goes wrong now."""

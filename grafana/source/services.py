@@ -100,15 +100,27 @@ def _failures() -> list[Panel]:
         "Failures": ("llm_unit_failures_total", "Starts of each unit that ended in failure, within a step."),
         "Automatic restarts": ("llm_unit_restarts_total", "Restarts by systemd itself (Restart=), within a step."),
     }
+    errors = gain("llm_log_entries_total", UNIT, 'priority=~"emerg|alert|crit|err"')
     return [
+        *(
+            series(
+                title,
+                text,
+                "none",
+                Query(total("instance, unit", gain(family, UNIT)), "{{instance}} {{unit}}"),
+                empty=NO_UNIT,
+                size=Size(6, 8),
+            )
+            for title, (family, text) in counted.items()
+        ),
         series(
-            title,
-            text,
+            "Errors in the journal",
+            "Entries of each unit with priority err or worse, within a step.",
             "none",
-            Query(total("instance, unit", gain(family, UNIT)), "{{instance}} {{unit}}"),
-            empty=NO_UNIT,
-        )
-        for title, (family, text) in counted.items()
+            Query(total("instance, unit", errors), "{{instance}} {{unit}}"),
+            empty="no journal is read",
+            size=Size(6, 8),
+        ),
     ]
 
 

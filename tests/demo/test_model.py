@@ -1,7 +1,9 @@
 """The simulated day by itself: it repeats, its parts agree with each other, and what goes wrong is felt."""
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +13,13 @@ from exporter.demo.world import MORNING, TROUBLES, World
 from exporter.text.parse import parse
 
 SPEED = 120.0
-PROVIDERS = {"openai", "azure", "anthropic", "vertex_ai", "openai_like", "hosted_vllm", "llamafile"}
+PROVIDERS = {"openai", "azure", "anthropic", "vertex_ai", "openai_like", "hosted_vllm", "llamafile", "ollama_chat"}
 
 
-def made(seed: int = 1, hour: float = MORNING, speed: float = SPEED) -> Stack:
-    """The stack as it is at an hour of the first day."""
-    stack = Stack(World(seed, speed, 1.8e9), {name: number for number, name in enumerate(PORTS, 1000)}, "sk-1")
+def made(seed: int = 1, hour: float = MORNING, speed: float = SPEED, begins: float = MORNING) -> Stack:
+    """The stack as it is at an hour of the first day, or, at another speed, when it begins."""
+    ports = {name: number for number, name in enumerate(PORTS, 1000)}
+    stack = Stack(World(seed, speed, 1.8e9, begins), ports, "sk-1", Path("/nowhere"))
     advance(stack, hour)
     return stack
 
@@ -74,7 +77,7 @@ def test_each_request_ends_once() -> None:
     assert 0 <= frontend <= running < 60
 
 
-def test_seven_providers_and_every_model_serve() -> None:
+def test_eight_providers_and_every_model_serve() -> None:
     lines = list(parse(made(hour=22.0).gateway.book.text().encode()))
     served = [dict(line.labels) for line in lines if line.name == "litellm_request_total_latency_metric_count"]
     assert {labels["api_provider"] for labels in served} == PROVIDERS
@@ -94,9 +97,9 @@ def test_a_day_has_its_peaks_and_its_night() -> None:
 def test_work_makes_a_gpu_warm_and_one_without_any_stays_cold() -> None:
     gpus = made(hour=13.4).gpus
     assert gpus.hottest() > 42.0
-    text = gpus.text()
-    assert total(text, "DCGM_FI_DEV_POWER_USAGE", gpu="7") == 75.0
-    assert total(text, "DCGM_FI_DEV_POWER_USAGE", gpu="4") > 100.0
+    said = gpus.said()["gpus"]
+    assert said[7]["nvmlDeviceGetPowerUsage"] == 75_000.0
+    assert said[4]["nvmlDeviceGetPowerUsage"] > 100_000.0
 
 
 FELT: dict[str, Callable[[Stack], float]] = {
@@ -110,6 +113,7 @@ FELT: dict[str, Callable[[Stack], float]] = {
         stack.gateway.book.text(), "litellm_deployment_failure_responses_total", exception_status="429"
     ),
     "cache": lambda stack: total(stack.gateway.book.text(), "litellm_redis_failed_requests_total"),
+    "unit": lambda stack: float(stack.units.all["reranker.service"].restarts + len(stack.gpus.said()["xids"])),
 }
 
 
@@ -131,6 +135,40 @@ def test_a_lost_worker_comes_back_as_another() -> None:
     assert worker.id != before
     advance(stack, 18.0)
     assert total(worker.engine.book.text(), "dynamo_component_requests_total") > 0
+
+
+def test_the_unit_of_a_worker_that_is_killed_has_failed_until_it_is_back() -> None:
+    stack = made(hour=TROUBLES["worker"][0] + 0.5)
+    unit = stack.units.all["dynamo-worker@2.service"]
+    assert (unit.state, unit.result, unit.status) == ("failed", "signal", 9)
+    life = unit.invocation
+    advance(stack, TROUBLES["worker"][1] + 0.5)
+    assert unit.is_active()
+    assert unit.invocation != life
+
+
+def test_a_unit_that_restarts_in_a_loop_is_given_up_and_started_by_hand() -> None:
+    stack = made(speed=24.0, begins=TROUBLES["unit"][0] - 0.1)
+    unit, states, entries = stack.units.all["reranker.service"], list[str](), list[bytes]()
+    stack.units.changed.append(lambda unit: states.append(unit.state))
+    stack.units.written.append(entries.append)
+    stack.world.advance(stack.world.now + 90.0)
+    assert unit.restarts == 5
+    assert states == ["activating", "active"] * 5 + ["failed"]
+    said = [json.loads(entry) for entry in entries]
+    assert [each["PRIORITY"] for each in said if each["_SYSTEMD_UNIT"] == unit.name].count("2") == 6
+    stack.world.advance(stack.world.now + 110.0)
+    assert unit.is_active()
+    assert unit.restarts == 0
+
+
+def test_ollama_forgets_a_model_that_nobody_asks_for_and_loads_it_again() -> None:
+    stack = made()
+    held = set()
+    for _ in range(120):
+        stack.world.advance(stack.world.now + 5.0)
+        held.add(stack.ollama.held)
+    assert len(held) == 2
 
 
 def test_the_whole_day_repeats_its_troubles() -> None:

@@ -1,28 +1,31 @@
-"""Every question of every dashboard is put to a real Prometheus that scrapes the demo."""
+"""Every question of every dashboard is put to a real Prometheus that scrapes the demo.
 
+Begins in its evening: soon Redis answers nobody, and the reranker restarts in a loop.
+"""
+
+import json
+import subprocess
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import stack
 import yaml
 from ask import Answer, ask, asked
 from promql import selectors
-from questions import ROOT, Question
+from questions import ROOT
 
-ONLY_AT_TIMES = {
-    "llm-exporter: Samples left out",
-    "llm-overview: Frozen, or gone",
-    "llm-overview: Firing alerts",
-}
-"""Panels that are empty while all is well."""
-OF_PROMETHEUS = {"scrape_duration_seconds"}
+HOUR, SPEED = 21.2, 60
+DAY = 86400
+NO_ANSWER = {"llm-gpu-host: Temperature of the host (A)"} if not psutil.sensors_temperatures() else set()
+"""The host is this machine itself: a virtual one tells no temperatures."""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Exporter]:
     folder, port = tmp_path_factory.mktemp("demo"), stack.free_port()
-    command = [*stack.EXPORTER, "demo", "--listen", f"127.0.0.1:{port}"]
+    command = [*stack.EXPORTER, "demo", "--listen", f"127.0.0.1:{port}", "--hour", f"{HOUR}", "--speed", f"{SPEED}"]
     server = stack.Exporter(command, port, folder / "demo.log", {"PYTHONPATH": str(ROOT)}, ready="/-/ready")
     with stack.running(server):
         yield server
@@ -30,33 +33,50 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Exporter]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory, demo: stack.Exporter) -> Iterator[stack.Prometheus]:
-    """With our recording rules, worked out every second, and the exporter as two replicas and one elsewhere."""
+    """With our rules, worked out every second, alerts at once; the exporter as two replicas and one elsewhere."""
     folder = tmp_path_factory.mktemp("prometheus")
-    for file in (ROOT / "prometheus" / "rules").glob("*.yml"):
+    for file in (ROOT / "prometheus").glob("[ra]*s/*.yml"):
         groups = yaml.safe_load(file.read_text("utf-8"))["groups"]
-        (folder / f"{file.stem}.rules").write_text(
-            yaml.safe_dump({"groups": [group | {"interval": "1s"} for group in groups]})
-        )
+        for group in groups:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                rule.pop("for", None)
+        (folder / f"{file.parent.name}-{file.stem}.rules").write_text(yaml.safe_dump({"groups": groups}))
     seen_as = [{"instance": "a", "pod": "1"}, {"instance": "a", "pod": "2"}, {"instance": "b", "pod": "3"}]
     server = stack.prometheus(folder, demo.url, rules=str(folder / "*.rules"), seen_as=seen_as)
+    yesterday(demo, server)
     with stack.running(server):
         yield server
 
 
-def expected(question: Question, page: stack.Page) -> bool:
-    """Whether the demo shows all that a question is about, at any time of its day."""
-    if "offset 1d" in question.expr or question.place.rsplit(" (", 1)[0] in ONLY_AT_TIMES:
-        return False
-    for each in selectors(question.asked):
-        wanted = {(label, value) for label, (operator, value) in each.matchers.items() if operator == "Equal"}
-        shown = (labels for name, labels in page if name == each.name)
-        if ":" not in each.name and each.name not in OF_PROMETHEUS and not any(wanted <= labels for labels in shown):
-            return False
-    return True
+def yesterday(demo: stack.Exporter, server: stack.Prometheus) -> None:
+    """Give Prometheus what the dashboards ask about the day before: what is now, and had grown meanwhile."""
+    names = {each.name for question in asked() if "offset 1d" in question.expr for each in selectors(question.asked)}
+    until = time.monotonic() + 30
+    page = demo.page()
+    while names - {name for name, _ in page}:
+        assert time.monotonic() < until
+        time.sleep(0.5)
+        page = demo.page()
+    begin = time.time() - DAY - 60
+    lines = [
+        f'{name}{{{",".join(f"{label}={json.dumps(told)}" for label, told in labels)},job="llm",instance="a"}}'
+        f" {value * (1 + step / 100)} {begin + 15 * step:.3f}"
+        for (name, labels), value in page.items()
+        if name in names
+        for step in range(24)
+    ]
+    file = server.log.with_name("yesterday")
+    file.write_text("\n".join([*lines, "# EOF\n"]))
+    subprocess.run(
+        ["promtool", "tsdb", "create-blocks-from", "openmetrics", file, file.with_name(f"tsdb-{server.port}")],
+        check=True,
+        capture_output=True,
+    )
 
 
-def test_every_question_of_every_dashboard_is_answered(demo: stack.Exporter, prometheus: stack.Prometheus) -> None:
-    left = asked()
+def test_every_question_of_every_dashboard_is_answered(prometheus: stack.Prometheus) -> None:
+    left = [question for question in asked() if question.place not in NO_ANSWER]
     total = len(left)
     until = time.monotonic() + 180
     while True:
@@ -65,13 +85,12 @@ def test_every_question_of_every_dashboard_is_answered(demo: stack.Exporter, pro
             f"{each.question.place}: {each.refused} in {each.question.asked}" for each in answers if each.refused
         ] == []
         left = [each.question for each in answers if not each.series]
-        page = demo.page()
-        missing = [question.place for question in left if expected(question, page)]
-        if not missing and total - len(left) > 0.8 * total:
+        if not left:
             break
-        assert time.monotonic() < until, f"of {total} {total - len(left)} are answered, these not: {missing or left}"
+        places = [question.place for question in left]
+        assert time.monotonic() < until, f"of {total} {total - len(left)} are answered, these not: {places}"
         time.sleep(2)
-    print(f"{total} questions, {total - len(left)} with an answer")
+    print(f"{total} questions, all with an answer; left out: {NO_ANSWER or 'none'}")
 
 
 def test_replicas_of_an_exporter_count_once_and_exporters_of_two_machines_each(

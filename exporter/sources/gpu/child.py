@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from ctypes import CDLL, c_void_p, cast
+from ctypes import c_void_p, cast
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -424,15 +424,16 @@ def end(why: str) -> None:
 def nvidia() -> tuple[Sequence[Gpu], str]:
     """NVIDIA's GPUs, or why there are none."""
     try:
-        CDLL(LIBRARY)
-    except OSError:
-        return (), f"{LIBRARY} cannot be loaded: NVIDIA's driver is not installed"
-    try:
         import pynvml as nvml  # type: ignore[import-untyped]  # theirs has no types
     except ImportError:
         return (), "the module pynvml is missing (pip install nvidia-ml-py)"
     try:
         nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        if error.value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+            return (), f"{LIBRARY} cannot be loaded: NVIDIA's driver is not installed"
+        return (), f"NVIDIA's driver cannot be used: {error}"
+    try:
         cuda = nvml.nvmlSystemGetCudaDriverVersion()
         driver = {
             "driver_version": nvml.nvmlSystemGetDriverVersion(),

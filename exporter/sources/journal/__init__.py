@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from exporter.catalogue import families
 from exporter.config.model import TargetConfig
-from exporter.config.values import AbsolutePath
+from exporter.config.values import AbsolutePath, Text
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result
@@ -45,6 +45,11 @@ class Journal(WithUnits):
     source: Literal["journal"] = "journal"
     directory: AbsolutePath | None = Field(
         default=None, description="Folder of the journal's files, where it is not this machine's own."
+    )
+    command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="What is run in place of `journalctl` and gets its options, such as `[nsenter, -t, '1', -m, "
+        "journalctl]` in a container whose own is too old for the host's files. systemd-python is not used then.",
     )
 
     @property
@@ -96,9 +101,10 @@ class Reader:
             await self._placed.wait()
         if self._failure is not None:
             raise self._failure
-        advice = [] if _is_library_there() else [SLOW]
-        if not await asyncio.to_thread(_may_read, self._config.directory):
-            advice.append(NO_RIGHT)
+        advice = []
+        if self._config.command is None:
+            advice += [] if _is_library_there() else [SLOW]
+            advice += [] if await asyncio.to_thread(_may_read, self._config.directory) else [NO_RIGHT]
         totals, known = self._context.totals, families()
         self._context.tell([])
         counts, self._counts = self._counts, Counter()
@@ -130,7 +136,9 @@ class Reader:
 
     async def _entries(self) -> AsyncIterator[Batch]:
         """Those of all units: only where none is passed over do their numbers tell whether any is missing."""
-        directory = self._config.directory
+        directory, command = self._config.directory, self._config.command
+        if command is not None:
+            return journalctl.follow(directory, self._wanted, self._cursor, whole=True, command=command)
         library_there = _is_library_there()
         whole = await asyncio.to_thread(_may_read, directory)
         if library_there:

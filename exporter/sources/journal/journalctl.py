@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from shutil import which
 
@@ -25,19 +25,24 @@ def installed() -> bool:
     return which("journalctl") is not None
 
 
-async def follow(directory: str | None, wanted: Wanted, cursor: str, *, whole: bool) -> AsyncIterator[Batch]:
+async def follow(
+    directory: str | None, wanted: Wanted, cursor: str, *, whole: bool, command: Sequence[str] = ("journalctl",)
+) -> AsyncIterator[Batch]:
     """All entries after the cursor, or, without one, from now on. Raises ReadError where journalctl ends.
 
     What is not read yet waits in the journal: journalctl waits while nobody takes what it prints. `whole` says that all
-    files of the journal can be read.
+    files of the journal can be read; `command` is what is run.
     """
     lines = _Lines(wanted, cursor, whole=whole)
-    command = ["journalctl", "--follow", "--quiet", "--output=json", f"--output-fields={','.join(FIELDS)}"]
+    command = [*command, "--follow", "--quiet", "--output=json", f"--output-fields={','.join(FIELDS)}"]
     command += [f"--directory={directory}"] if directory is not None else []
     command += ["--no-tail", f"--cursor={cursor}" if cursor else f"--since=@{time.time():.6f}"]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise ReadError("connect", f"{command[0]} cannot be run: {error.strerror}") from None
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101 - the same
     said = asyncio.create_task(_last_of(process.stderr))

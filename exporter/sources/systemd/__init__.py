@@ -7,7 +7,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated, ClassVar, Literal
@@ -57,6 +57,12 @@ def _unit(value: str) -> str:
     return value if re.search(rf"\.({_TYPES}|\*)$", value) else f"{value}.service"
 
 
+def _bus(value: str) -> str:
+    if not re.fullmatch(r"(unix|tcp):[^\s=,]+=\S+", value):
+        raise ValueError(f"no address of a bus: {shown(value)} (write unix:path=/host/run/dbus/system_bus_socket)")
+    return value
+
+
 class WithUnits(TargetConfig):
     """A target that reads this machine's own units, by names and patterns."""
 
@@ -89,6 +95,12 @@ class Units(WithUnits, WithThresholds):
     source: Literal["systemd"] = "systemd"
     scope: Literal["system", "user"] = Field(
         default="system", description="Whose units: the system's, or those of the user that the exporter runs as."
+    )
+
+    bus: Annotated[str, AfterValidator(_bus)] | None = Field(
+        default=None,
+        description="Address of the bus, where it is not this machine's own: `unix:path=/host/run/dbus/"
+        "system_bus_socket` in a container.",
     )
 
     @property
@@ -134,7 +146,7 @@ class Systemd:
     async def recognise(_: Upstream, target: TargetConfig) -> bool:
         if not isinstance(target, Units):
             return False
-        async with connected(target.scope) as manager:
+        async with connected(target.scope, target.bus) as manager:
             found = await manager.units(target.names, target.patterns)
         if all(load == ABSENT for _, load, _, _ in found):
             raise ReadError(
@@ -150,10 +162,12 @@ class Systemd:
             if self._manager is not None:
                 await self._look(self._manager)
             else:
-                async with connected(self._config.scope) as manager:
+                async with self._connected() as manager:
                     self._forget()
                     await self._look(manager)
         except ReadError as error:
+            if self._config.bus is not None:  # systemctl would tell of this machine
+                raise
             try:
                 await self._show()
             except ReadError as other:
@@ -162,6 +176,9 @@ class Systemd:
             return self._result(NO_SIGNALS)
         self._took.append(time.monotonic() - began)
         return replace(self._result(), seconds=min(self._took))
+
+    def _connected(self) -> AbstractAsyncContextManager[Manager]:
+        return connected(self._config.scope, self._config.bus)
 
     def _forget(self) -> None:
         """What was told on another connection may have changed unheard."""
@@ -250,7 +267,7 @@ class Systemd:
         """What systemd signals, as it happens."""
         while True:
             with suppress(ReadError):
-                async with connected(self._config.scope) as manager:
+                async with self._connected() as manager:
                     names = None if self._config.patterns else self._config.names
                     await manager.listen(names, self._hear)
                     self._forget()

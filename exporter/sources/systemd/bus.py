@@ -155,9 +155,14 @@ def _plain(told: Mapping[str, Variant], names: Iterable[str]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def connected(scope: str, environ: Mapping[str, str] = os.environ) -> AsyncIterator[Manager]:
-    """A connection to the manager of the system, or of the user that the exporter runs as. Raises ReadError."""
-    place = address(scope, environ)
+async def connected(
+    scope: str, place: str | None = None, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Manager]:
+    """A connection to the manager of the system, or of the user that the exporter runs as. Raises ReadError.
+
+    `place` is where the bus listens, where that is not this machine's own.
+    """
+    place = place or address(scope, environ)
     bus: MessageBus | None = None
     try:
         bus = MessageBus(bus_address=place)

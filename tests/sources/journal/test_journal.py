@@ -1,6 +1,7 @@
 """What is made of entries and cursors that a real journal does not have on demand."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from exporter.config.load import ConfigError, load
 from exporter.core.errors import ReadError
 from exporter.sources.journal import Journal, Reader, _may_read
-from exporter.sources.journal.entry import between, is_same, priority_of, unit_of
-from exporter.sources.journal.journalctl import _Lines
+from exporter.sources.journal.entry import Kind, between, is_same, priority_of, unit_of
+from exporter.sources.journal.journalctl import _Lines, follow
 
 BOOT, OTHER = "b" * 32, "c" * 32
 
@@ -106,6 +107,25 @@ def test_where_no_journal_is_kept_is_said(tmp_path: Path) -> None:
     assert _may_read(str(tmp_path))
 
 
+async def test_what_is_run_in_place_of_journalctl_gets_its_options_and_its_entries_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "entries").write_bytes(b"\n".join([line(9), line(10, PRIORITY="6"), b""]))
+    command = ("/bin/sh", "-c", 'cat "$0"; echo "$*" >&2', str(tmp_path / "entries"))
+    counts: Counter[Kind] = Counter()
+
+    async def read() -> None:
+        async for batch in follow(None, lambda _: True, "", whole=True, command=command):
+            counts.update(batch.counts)
+
+    with pytest.raises(ReadError, match=r"ended: --follow --quiet --output=json .*--no-tail --since=@"):
+        await read()
+    assert counts == {("vllm.service", "system", "err"): 1, ("vllm.service", "system", "info"): 1}
+
+
+async def test_what_cannot_be_run_in_place_of_journalctl_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="nowhere/journalctl cannot be run: No such file"):
+        await anext(follow(None, lambda _: True, "", whole=True, command=(f"{tmp_path}/nowhere/journalctl",)))
+
+
 def test_a_journal_is_this_machines_or_a_folder() -> None:
     assert Reader.at("system", {}) == Journal()
     assert Reader.at("/var/log/remote", {}).place == "/var/log/remote"
@@ -115,7 +135,7 @@ def test_mistakes_are_said(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(
         "targets:\n  - {source: journal, directory: var/log}\n  - {source: journal, url: 'http://a:1'}\n"
-        "  - {source: journal, units: [a b]}\n"
+        "  - {source: journal, units: [a b]}\n  - {source: journal, command: []}\n"
     )
     with pytest.raises(ConfigError) as error:
         load(file)
@@ -123,3 +143,4 @@ def test_mistakes_are_said(tmp_path: Path) -> None:
     assert "bad.yaml:2: targets.0.directory: " in said
     assert "bad.yaml:3: targets.1.url: " in said
     assert "bad.yaml:4: targets.2.units.0: no name of a unit" in said
+    assert "bad.yaml:5: targets.3.command: " in said

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from exporter.app import assemble
 from exporter.catalogue import families
 from exporter.config.load import ConfigError, load
+from exporter.config.model import Config
+from exporter.core.board import Board
+from exporter.core.fetch import session
 from exporter.core.types import SeriesTable
 from exporter.sources.systemd import Systemd, Units
 from exporter.sources.systemd.bus import path_of, unit_of
@@ -104,6 +108,7 @@ def test_names_and_patterns_are_told_apart_and_have_a_type() -> None:
         ("{source: systemd, units: [../etc]}", "no name of a unit: '../etc'"),
         ("{source: systemd, url: 'http://a'}", "a URL, and units have none"),
         ("{source: systemd, scope: users}", "targets.0.scope"),
+        ("{source: systemd, bus: /run/dbus/system_bus_socket}", "no address of a bus: '/run/dbus/system_bus_socket'"),
     ],
 )
 def test_what_is_written_wrong_is_said(tmp_path: Path, entry: str, wrong: str) -> None:
@@ -112,6 +117,19 @@ def test_what_is_written_wrong_is_said(tmp_path: Path, entry: str, wrong: str) -
     with pytest.raises(ConfigError) as error:
         load(file)
     assert wrong in str(error.value)
+
+
+async def test_where_another_bus_does_not_answer_this_machines_units_are_not_told_in_place_of_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho Id=a.service\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    target = Units(units=("a.service",), bus=f"unix:path={tmp_path}/bus")
+    async with session() as client:
+        reading = await assemble(Config(), target, client, Board(), None).read()
+    assert "no D-Bus of the system" in reading.error
+    assert not reading.samples
 
 
 def test_the_users_own_units_are_looked_for_where_there_is_a_bus_of_theirs() -> None:
