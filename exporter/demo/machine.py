@@ -149,8 +149,10 @@ class Gpus:
             "nvmlDeviceGetClockInfo": (clock, clock, MEMORY_CLOCK, clock),
             "nvmlDeviceGetMaxClockInfo": (TOP, TOP, MEMORY_CLOCK, TOP),
             "nvmlDeviceGetMigMode": (0, 0),
-            "nvmlDeviceGetComputeRunningProcesses": [{"pid": pid, "usedGpuMemory": size} for pid, size in held.items()],
-            "nvmlDeviceGetGraphicsRunningProcesses": (),
+            "nvmlDeviceGetComputeRunningProcesses_v3": [
+                {"pid": pid, "usedGpuMemory": size} for pid, size in held.items()
+            ],
+            "nvmlDeviceGetGraphicsRunningProcesses_v3": (),
             "fields": {
                 **dict.fromkeys((3, 4, 74, 76, 94, 142, 143, 144, 145, 230, 270, 271), 0),
                 82: round(gpu.temperature + 6.0),
