@@ -100,8 +100,9 @@ class Shelf:
         """Forget what vanished first, where there is too much of it. How many lines are live."""
         remembered = sum(block.samples for block in self.remembered)
         live = self.lines - remembered
-        while remembered > max(live, REMEMBERED):
-            oldest = next(iter(self.remembered))
+        for oldest in [*self.remembered]:
+            if remembered <= max(live, REMEMBERED):
+                break
             remembered -= oldest.samples
             self.forget(oldest)
         return live
