@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import socket
-import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -75,8 +74,6 @@ PROCESSES = {
     "reranker": "reranker",
 }
 """What uses a GPU, by its port: it has a process of its own, with 15 letters at most, as Linux has it."""
-VALID = 40.0
-"""Days for which the certificate is valid."""
 BUS, JOURNAL, CERTIFICATE = "bus", "journal", "certificate.pem"
 """Files: where systemd's bus listens, the pipe from which the journal comes, and what `chat-ui` shows."""
 PRINTS = ("/bin/sh", "-c", 'exec cat "$0"')
@@ -242,8 +239,10 @@ class Stack:
         """What reads all of it: nothing but what anyone could write into a file."""
         kinds = configured_kinds()
         at = {name: f"http://127.0.0.1:{port}" for name, port in self._ports.items()}
-        at["chat-ui"] = at["chat-ui"].replace("http", "https")
-        trusts = {"chat-ui": {"tls": {"ca_file": str(self._folder / CERTIFICATE)}}}
+        trusts: dict[str, dict[str, Any]] = {}
+        if (self._folder / CERTIFICATE).exists():
+            at["chat-ui"] = at["chat-ui"].replace("http", "https")
+            trusts["chat-ui"] = {"tls": {"ca_file": str(self._folder / CERTIFICATE)}}
         units = ("litellm", "llama-server", "ollama", "reranker", "dynamo-frontend", "dynamo-worker@*", "vllm@*")
         written: list[dict[str, Any]] = [
             {"source": "litellm", "name": "litellm", "url": at["litellm"], "api_key": self._key},
@@ -287,8 +286,7 @@ async def running(seed: int, speed: float, hour: float = MORNING) -> AsyncIterat
             leaving.callback(server.close)
         leaving.callback((await asyncio.start_unix_server(stack.manager(), folder / BUS)).close)
         leaving.enter_context(_journal(folder, stack.units))
-        secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        secure.load_cert_chain(certificate.write(folder / CERTIFICATE, VALID))
+        secure = certificate.served(folder / CERTIFICATE)
         ports = [
             Port(made, there, sockets[name], stack.processes.get(name), secure if name == "chat-ui" else None)
             for name, (made, there) in stack.applications().items()
