@@ -140,9 +140,10 @@ class Watch:
             self._told = Samples()
             reading = self._failed(error, time.monotonic() - began)
         self._dirty = True  # a read that failed may have counted something, too
+        seconds = reading.seconds if took is None else took
         # what the loop worked meanwhile, for whatever target, is no time of the upstream's
         took = waited() - waiting if took is None else took
-        self.health.interval = self._interval_after(None if whole else reading.reason, took, reading.seconds)
+        self.health.interval = self._interval_after(None if whole else reading.reason, took, seconds)
         self.health.samples = self.reader.samples
         self.health.dropped = self.totals.dropped
         self._publish(reading)

@@ -4,6 +4,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -287,3 +288,12 @@ async def test_a_source_that_fails_at_hearing_is_down_and_hears_again_after_an_i
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_only_waited_is_asked_again_at_once() -> None:
+    made, source, health = told(interval=0.1)
+    result = source.result(0.0, failure=ReadError("timeout", "a part of it said nothing"))
+    for seconds, interval in ((0.001, 0.1), (0.2, 0.4)):
+        source.body, source.next = "", replace(result, seconds=seconds)
+        assert (await made.read()).reason == "timeout"
+        assert health.interval == interval
