@@ -100,11 +100,12 @@ class Shelf:
         """Forget what vanished first, where there is too much of it. How many lines are live."""
         remembered = sum(block.samples for block in self.remembered)
         live = self.lines - remembered
-        for oldest in [*self.remembered]:
-            if remembered <= max(live, REMEMBERED):
-                break
-            remembered -= oldest.samples
+        over = remembered - max(live, REMEMBERED)
+        for oldest in [*self.remembered] if over > 0 else ():
             self.forget(oldest)
+            over -= oldest.samples
+            if over <= 0:
+                break
         return live
 
     def _drop_keys(self, keys: Iterable[int], block: Block) -> None:
