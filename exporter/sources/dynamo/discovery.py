@@ -37,7 +37,8 @@ WATCH_AGAIN = 5.0
 WATCH_ANEW = 60.0
 """Seconds after which a watch is begun anew, from where it was: one whose member was cut off would never say so."""
 GATHER = 0.05
-"""Seconds in which changes are gathered before they are shown: workers come and go in crowds."""
+"""Seconds in which changes are gathered before they are shown: workers come and go in crowds, and a worker's keys go
+one after the other, though with one lease."""
 
 READS = 3
 """Reads in a row that must be slow until etcd is asked more rarely: one that waits for an election is none of it."""
@@ -105,10 +106,10 @@ class Discovery:
         try:
             while True:
                 await changed.wait()
+                await asyncio.sleep(GATHER)
                 changed.clear()
                 if self._heard.is_set():
                     yield self._result()
-                await asyncio.sleep(GATHER)
         finally:
             watching.cancel()
 
