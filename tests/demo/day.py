@@ -94,18 +94,7 @@ def main(start: float = MORNING) -> int:
     met: set[tuple[str, str]] = set()
     with ExitStack() as stacked:
         folder = Path(stacked.enter_context(tempfile.TemporaryDirectory()))
-        port = stack.free_port()
-        command = [
-            *stack.EXPORTER,
-            "demo",
-            "--listen",
-            f"127.0.0.1:{port}",
-            "--speed",
-            f"{SPEED:g}",
-            "--hour",
-            f"{start}",
-        ]
-        demo = stack.Server(command, port, folder / "demo.log", {"PYTHONPATH": str(ROOT)}, ready="/-/ready")
+        demo = stack.demo(folder, "--speed", f"{SPEED:g}", "--hour", f"{start}")
         stacked.enter_context(stack.running(demo))
         began = time.time()
         server = prometheus(folder, demo.url)

@@ -305,6 +305,13 @@ class Prometheus(Server):
         }
 
 
+def demo(folder: Path, *flags: str) -> Exporter:
+    """An exporter over the simulated stack."""
+    port = free_port()
+    arguments = [*EXPORTER, "demo", "--listen", f"127.0.0.1:{port}", *flags]
+    return Exporter(arguments, port, folder / "demo.log", {"PYTHONPATH": str(HERE.parents[1])}, ready="/-/ready")
+
+
 def prometheus(
     folder: Path, target: str, rules: str = "", seen_as: Sequence[Mapping[str, str]] = ({"pod": "p"},)
 ) -> Prometheus:

@@ -24,9 +24,7 @@ NO_ANSWER = {"llm-gpu-host: Temperature of the host (A)"} if not psutil.sensors_
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Exporter]:
-    folder, port = tmp_path_factory.mktemp("demo"), stack.free_port()
-    command = [*stack.EXPORTER, "demo", "--listen", f"127.0.0.1:{port}", "--hour", f"{HOUR}", "--speed", f"{SPEED}"]
-    server = stack.Exporter(command, port, folder / "demo.log", {"PYTHONPATH": str(ROOT)}, ready="/-/ready")
+    server = stack.demo(tmp_path_factory.mktemp("demo"), "--hour", f"{HOUR}", "--speed", f"{SPEED}")
     with stack.running(server):
         yield server
 

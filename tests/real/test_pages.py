@@ -29,10 +29,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Server]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Exporter]:
     """All is well, and stays so for the half hour until the demo's first trouble."""
-    folder, port = tmp_path_factory.mktemp("demo"), stack.free_port()
-    command = [*stack.EXPORTER, "demo", "--speed", "1", "--listen", f"127.0.0.1:{port}"]
-    environ = {"PYTHONPATH": str(stack.HERE.parents[1])}
-    server = stack.Exporter(command, port, folder / "demo.log", environ, ready="/-/ready")
+    server = stack.demo(tmp_path_factory.mktemp("demo"), "--speed", "1")
     with stack.running(server):
         yield server
 
