@@ -322,8 +322,8 @@ COVERAGE = """\
 
 ● is among the engine's metrics, ◐ is made of what it lists besides; where nothing stands the engine cannot tell, and the
 family is absent. Engines with a * are experimental: made from documentation, not yet seen running. An engine behind a port
-of Dynamo's tells what is ● here, as `source="dynamo"`. The names behind it, and what is to be known of them, stand in the
-README of each source.
+of Dynamo's tells what is ● here, as `source="dynamo"`; what is ● of Ollama comes from its processes (`runners`). The names
+behind it, and what is to be known of them, stand in the README of each source.
 
 """
 
@@ -331,9 +331,7 @@ README of each source.
 def engines() -> dict[str, SourceMap]:
     """The maps of the model servers, by their kind."""
     made = {kind: source_map(kind) for kind in sources()}
-    return {
-        kind: each for kind, each in made.items() if "engine" in (each.layer, getattr(sources()[kind], "layer", ""))
-    }
+    return {kind: each for kind, each in made.items() if each.layer == "engine"}
 
 
 def _besides(family: Family, kind: str) -> str:

@@ -1,6 +1,8 @@
-"""A real llama-server, alone and as a router: counts, states, and that being read changes nothing of its own."""
+"""A real llama-server, alone, as a router, as Ollama's: counts, states, and that being read changes nothing."""
 
 import asyncio
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,10 @@ import pytest
 from brokers import SECRET, Watched, found, watched
 from llama import Llama, Usage, llama, models
 from stack import Page, free_port, running
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sources"))
+
+from pretend import pretending
 
 UP, STATE = "llm_target_up", "llm_model_state"
 
@@ -142,3 +148,29 @@ async def test_a_model_that_comes_and_goes_between_reads_is_counted_by_events(tm
             await exporter.until(4, lambda page: states(page)["tiny-a"] == "unloaded", "a state before the next read")
         await exporter.until_value(20, "llm_model_loads_total", 2.0, model="tiny-a")
         await exporter.until_value(20, "llm_model_unloads_total", 2.0, model="tiny-a")
+
+
+async def test_a_process_that_ollama_runs_a_model_in_is_counted(tmp_path: Path, store: Path) -> None:
+    blob = tmp_path / f"sha256-{'0' * 64}"
+    blob.symlink_to(store / "tiny-a.gguf")
+    ollama = tmp_path / "ollama"  # what starts it, with its environment, and waits
+    ollama.write_text('#!/bin/sh\n"$@" &\nwait\n')
+    ollama.chmod(0o755)
+    server = llama(tmp_path, "--model", str(blob))
+    server.arguments.insert(0, str(ollama))
+    server.environ = {"LLAMA_ARG_ENDPOINT_METRICS": "1"}
+    tags = json.dumps({"models": [{"name": "tiny-a:latest"}]}).encode()
+    lists = {"/api/version": b'{"version":"0.33.0"}', "/api/tags": tags, "/api/ps": tags}
+    show = json.dumps({"modelfile": f"# Modelfile\nFROM {blob}\nTEMPLATE {{{{ .Prompt }}}}\n"}).encode()
+    usage = Usage()
+    with running(server):
+        async with pretending(**lists, **{"/api/show": show}) as api:
+            read = {"source": "ollama", "url": api.url, "runners": True, "interval": "500ms"}
+            async with watched(tmp_path, read) as exporter:
+                await exporter.until_value(10, "llm_output_tokens_total", 0.0, model="tiny-a:latest")
+                await server.complete(usage, 3)
+                await counted(exporter, usage, "tiny-a:latest")
+                assert usage.output == 24
+                mean = "llm_time_per_output_token_mean_seconds"
+                assert exporter.value(f"{mean}_sum") == pytest.approx(usage.seconds, rel=0.01)
+                assert exporter.falls() == []

@@ -23,10 +23,10 @@ from exporter.config.values import Duration
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
 from exporter.core.source import Context, Result
-from exporter.core.types import Advice, Labels, Sample
+from exporter.core.types import Advice, Sample
 from exporter.sources.llamacpp.listing import Listed, listed, served_as
 from exporter.sources.llamacpp.models import Fact, Models, text, whole
-from exporter.sources.llamacpp.turns import Turn
+from exporter.sources.llamacpp.turns import Mean, Turn
 
 PORT = "8080"
 HEALTH, PROPS, METRICS = "/health", "/props", "/metrics"
@@ -71,7 +71,7 @@ class LlamaCpp:
         self._single = Models(context.table, context.totals, ("loaded", "loading", "sleeping"))
         self._turns: dict[tuple[str, str], Turn] = {}  # by model and life
         self._name = ""  # of a single server's model, as it was last told
-        self._decoded: dict[Labels, tuple[float, float]] = {}  # seconds and tokens so far, by model
+        self._mean = Mean()
         self._health: Sequence[Sample] = ()
         self._advice: tuple[Advice, ...] = ()
         self._version: str | None = None
@@ -266,19 +266,13 @@ class LlamaCpp:
             turn.worked = False
 
     def _tell(self) -> None:
-        """Take what was read, and go on with the mean time per output token, whose parts are told together."""
+        """Take what was read, and go on with the mean time per output token."""
         rows = [row for turn in self._turns.values() for row in turn.rows()]
         if not self._routes.is_set():
             rows += [("llamacpp_process", {"life": life}, 1.0) for _, life in self._turns if life]
         self._context.tell(rows)
         self._told = True
-        totals, family = self._context.totals, families()["llm_time_per_output_token_mean_seconds"]
-        seconds, tokens = totals.internal("decode_seconds"), totals.internal("decode_tokens")
-        before, self._decoded = self._decoded, {labels: (seconds.get(labels, 0.0), tokens[labels]) for labels in tokens}
-        for labels, now in self._decoded.items():
-            spent, count = before.get(labels, now)
-            totals.add(family, labels, max(0.0, now[0] - spent), "_sum")
-            totals.add(family, labels, max(0.0, now[1] - count), "_count")
+        self._mean.add(self._context.totals)
 
     def _result(self) -> Result:
         models = self._models if self._routes.is_set() else self._single

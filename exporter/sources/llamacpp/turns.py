@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from exporter.catalogue import families
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Answer
 from exporter.core.source import Row
+from exporter.core.total import Totals
+from exporter.core.types import Labels
 from exporter.text.parse import Malformed, parse
 
 LIMIT = 1 << 20
@@ -67,3 +70,20 @@ class Turn:
         labels = {"model": self.name, "life": self.life}
         for name, value in (*self.counters.items(), *self.now.items()):
             yield name, labels, value
+
+
+class Mean:
+    """The mean time per output token, whose parts are told together."""
+
+    def __init__(self) -> None:
+        self._decoded: dict[Labels, tuple[float, float]] = {}  # seconds and tokens so far, by model
+
+    def add(self, totals: Totals) -> None:
+        """Go on with what the totals have just been told."""
+        family = families()["llm_time_per_output_token_mean_seconds"]
+        seconds, tokens = totals.internal("decode_seconds"), totals.internal("decode_tokens")
+        before, self._decoded = self._decoded, {labels: (seconds.get(labels, 0.0), tokens[labels]) for labels in tokens}
+        for labels, now in self._decoded.items():
+            spent, count = before.get(labels, now)
+            totals.add(family, labels, max(0.0, now[0] - spent), "_sum")
+            totals.add(family, labels, max(0.0, now[1] - count), "_count")

@@ -1,24 +1,30 @@
 """Ollama: which models it has, which of them are in memory, for how long yet, and how much they take.
 
-It has no metrics. Its lists are read, which loads nothing and keeps nothing in memory.
+It has no metrics. Its lists are read, which loads nothing and keeps nothing in memory; where that is configured, the
+metrics of the processes that it runs its models in are read, too (`runners.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from math import inf
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from exporter.config.model import WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
-from exporter.core.source import Context, Result
+from exporter.core.source import Context, Result, waited
+from exporter.core.types import Advice
 from exporter.sources.llamacpp.models import MOST, NAME, Fact, Models, text, whole
+from exporter.sources.llamacpp.turns import Mean
+from exporter.sources.ollama.runners import Runners
 
 PORT = 11434
 VERSION, RUNNING, STORED = "/api/version", "/api/ps", "/api/tags"
@@ -36,17 +42,23 @@ class Server(WithKey):
     """An Ollama server."""
 
     source: Literal["ollama"] = "ollama"
+    runners: bool = Field(
+        default=False,
+        description="Read requests and tokens of each model in memory from the process that Ollama runs it in, on this "
+        "machine: Ollama must have been started with `LLAMA_ARG_ENDPOINT_METRICS=1`.",
+    )
 
 
 class Ollama:
     """Reads one Ollama server."""
 
     kind: ClassVar[str] = "ollama"
-    layer: ClassVar[str] = "engine"
     Config: ClassVar[type[Server]] = Server
 
-    def __init__(self, _: Server, context: Context) -> None:
+    def __init__(self, config: Server, context: Context) -> None:
         self._context = context
+        self._runners = Runners(context) if config.runners else None
+        self._mean = Mean()
         self._models = Models(context.table, context.totals, ("loaded", "unloaded"))
         self._stored: dict[str, Entry] = {}
         self._version: str | None = None
@@ -80,7 +92,7 @@ class Ollama:
         return isinstance(said, dict) and "models" in said
 
     async def read(self) -> Result:
-        began = self._context.clock()
+        began, waiting = self._context.clock(), waited()
         running = await self._list(RUNNING)
         if not running.keys() <= self._stored.keys() or began - self._listed > LISTED:
             self._stored = await self._list(STORED)
@@ -102,8 +114,21 @@ class Ollama:
                     models[name].requested = now
         self._expires = expires
         self._told = True
-        self._context.tell(())
-        return Result(models.samples(), (), self._version)
+        took = waited() - waiting
+        advice = await self._read_runners(running.keys(), now)
+        return Result(models.samples(), advice, self._version, seconds=took)
+
+    async def _read_runners(self, running: Collection[str], now: float) -> Sequence[Advice]:
+        """Take what the processes of the models in memory say, where that is wanted. Returns what is missing."""
+        if self._runners is None:
+            self._context.tell(())
+            return ()
+        for name in await self._runners.read(running):
+            if name in self._models:
+                self._models[name].requested = now
+        self._context.tell(self._runners.rows())
+        self._mean.add(self._context.totals)
+        return self._runners.advice
 
     async def _json(self, path: str) -> Mapping[str, Any]:
         async with self._context.upstream.get(path) as answer:
