@@ -190,11 +190,14 @@ async def watched(
 SECRET = "invented-secret"
 
 
-# -- a line that can be cut --------------------------------------------------------------------------------------------
+# -- a line that can be cut, or slow -----------------------------------------------------------------------------------
 
 
 class Line:
-    """Forwards TCP to a port of this machine, until it is cut: then it takes connections, and forwards nothing."""
+    """Forwards TCP to a port of this machine, until it is cut: then it takes connections, and forwards nothing.
+
+    What comes back is `late` by so many seconds.
+    """
 
     def __init__(self, to: int) -> None:
         self._to = to
@@ -203,6 +206,7 @@ class Line:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.late = 0.0
 
     def cut(self) -> None:
         self._whole.clear()
@@ -210,9 +214,10 @@ class Line:
     def mend(self) -> None:
         self._whole.set()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: bool) -> None:
         with suppress(OSError):
             while piece := await reader.read(65536):
+                await asyncio.sleep(self.late * late)
                 await self._whole.wait()
                 writer.write(piece)
                 await writer.drain()
@@ -224,7 +229,7 @@ class Line:
         with suppress(OSError):
             there, back = await asyncio.open_connection("127.0.0.1", self._to)
             self._writers.add(back)
-            await asyncio.gather(self._forward(reader, back), self._forward(there, writer))
+            await asyncio.gather(self._forward(reader, back, False), self._forward(there, writer, True))
         writer.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from brokers import SECRET, EtcdMember, Watched, certificates, etcd, line, stopped, watched
+from brokers import SECRET, EtcdMember, Watched, certificates, etcd, found, line, stopped, watched
 from stack import running
 
 from exporter.config.model import Tls
@@ -19,6 +19,7 @@ from exporter.sources.etcd.gateway import Gateway
 
 INTERVAL = 0.5
 """Seconds between two reads, as the exporters of brokers.py have it."""
+FAILED = "llm_target_read_failures_total"
 ENDPOINT = {"dynamo_namespace": "n", "dynamo_component": "backend", "dynamo_endpoint": "generate"}
 
 
@@ -169,6 +170,24 @@ async def test_while_etcd_is_dead_hung_or_cut_off_states_are_unknown_and_never_o
         assert took["killed"] < 2, took
         assert max(took["hung"], took["cut"]) < 5, took
         assert took["gone"] < 3, took
+
+
+async def test_an_etcd_that_is_slow_is_read_more_rarely_and_its_changes_are_told_all_the_same(
+    member: EtcdMember, tmp_path: Path
+) -> None:
+    async with line(member.port) as way:
+        way.late = 0.2
+        async with watched(tmp_path, dynamo(f"http://127.0.0.1:{way.port}")) as seen:
+            interval = "llm_target_interval_seconds"
+            await seen.until(20, lambda page: (found(page, interval, target="dynamo") or 0) > 5, "a tenth of its time")
+            worker = Worker(member)
+            await worker.start(ttl=600)
+            took = [await until_state(seen, 5, "ready")]
+            await worker.stop()
+            took.append(await until_state(seen, 5, "offline"))
+            assert max(took) < 2, "the watch tells it, long before the next read"
+            assert states_ever(seen) == {"ready", "offline"}
+            assert sum(value for (name, _), value in seen.look().items() if name == FAILED) == 0.0
 
 
 def with_users(member: EtcdMember) -> None:

@@ -11,6 +11,7 @@ from brokers import (
     Watched,
     certificates,
     credentials,
+    found,
     line,
     nats_client,
     nats_server,
@@ -20,7 +21,7 @@ from brokers import (
 from stack import free_port, running
 
 UP, STATE, TRIP = "llm_target_up", "llm_nats_connection_state", "llm_nats_round_trip_seconds"
-RECONNECTS = "llm_nats_reconnects_total"
+RECONNECTS, INTERVAL = "llm_nats_reconnects_total", "llm_target_interval_seconds"
 
 
 def target(server: NatsServer, /, **more: Any) -> dict[str, Any]:
@@ -174,6 +175,23 @@ async def test_a_partition_between_the_exporter_and_the_clients_port_is_seen_whi
                 assert await is_connected(exporter, 6) < 5.0
                 await exporter.until_value(2, UP, 1.0)
                 assert exporter.value(RECONNECTS) == 1.0
+
+
+async def test_a_server_that_is_slow_is_connected_and_its_round_trip_says_how_slow(tmp_path: Path) -> None:
+    server = nats_server(tmp_path)
+    with running(server):
+        async with line(server.client_port) as wire, line(server.port) as monitoring:
+            through = target(server, url=f"http://127.0.0.1:{monitoring.port}", server=f"nats://127.0.0.1:{wire.port}")
+            async with watched(tmp_path, through) as exporter:
+                await is_connected(exporter)
+                await exporter.until(5, lambda page: (found(page, TRIP) or 1.0) < 0.2, "a quick round trip")
+                connected = len(exporter.pages)
+                wire.late = monitoring.late = 0.2
+                await exporter.until(5, lambda page: (found(page, TRIP) or 0.0) >= 0.2, "a slow round trip")
+                await exporter.until(9, lambda page: (found(page, INTERVAL) or 0.0) > 5.0, "it is read more rarely")
+                assert exporter.value(STATE, state="connected") == exporter.value(UP) == 1.0
+                assert exporter.value(RECONNECTS) == 0.0
+                assert all(found(page, STATE, state="connected") == 1.0 for _, page in exporter.pages[connected:])
 
 
 async def test_where_the_monitoring_port_is_gone_the_connection_is_told(tmp_path: Path) -> None:

@@ -15,9 +15,22 @@ HERE = CAPTURES / "llamacpp"
 PLAIN, KEYED, ROUTER, ROUTER_KEYED = "b10434", "b10434-apikey", "b10434-router", "b10434-router-apikey"
 
 SINGLE = {  # the metrics → health and props beside them
-    f"{PLAIN}/{name}_metrics": (f"{PLAIN}/ready_health", f"{PLAIN}/ready_props")
-    for name in ("idle", "load1", "load2", "after", "after2")
-} | {f"{KEYED}/{name}": (f"{KEYED}/key_health", f"{KEYED}/key_props") for name in ("key_metrics", "metrics_over_1e6")}
+    **{
+        f"{PLAIN}/{name}_metrics": (f"{PLAIN}/ready_health", f"{PLAIN}/ready_props")
+        for name in ("idle", "load1", "load2", "after", "after2")
+    },
+    **{
+        f"{KEYED}/{name}": (f"{KEYED}/key_health", f"{KEYED}/key_props") for name in ("key_metrics", "metrics_over_1e6")
+    },
+    **{  # as a router's processes answer
+        f"{ROUTER}/{name}": (f"{ROUTER}/00_health", f"{ROUTER}/12_props_{model}")
+        for name, model in (
+            ("12_load_metrics_big-slow", "big-slow"),
+            ("12_load_metrics_tiny-a", "tiny-a"),
+            ("16b_metrics_sleeping", "big-slow"),
+        )
+    },
+}
 ROUTED = {  # the list → the models that are awake, with their metrics
     f"{ROUTER}/01_models_unloaded": {},
     **{f"{ROUTER}/11_models_loading_{number}": {} for number in (1, 2, 3)},
