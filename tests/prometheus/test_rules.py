@@ -12,6 +12,8 @@ import pytest
 import yaml
 from promql import ALERTS, REPLICA, ROOT, RULES, BrokenRuleError, checker, entries, family_of, selectors
 
+from exporter.core.source import source_map
+
 HOUSE = ROOT / "prometheus"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 TESTS = sorted(HOUSE.glob("tests/*.yml"))
@@ -109,6 +111,20 @@ def test_the_documentation_speaks_our_words(page: str) -> None:
         checker().labels(query)
     names = set(re.findall(r"`((?:\w+:)?llm_[a-z0-9_]*[a-z0-9](?::\w+)?)`", text))
     assert names <= checker().known.keys(), f"no such series: {names - checker().known.keys()}"
+
+
+def test_what_is_to_be_dropped_of_the_upstreams_own_pages_is_all_that_is_mapped() -> None:
+    text = (ROOT / "docs" / "prometheus.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(scrape_configs:\n  - job_name: litellm\n.*?)```", text, re.DOTALL)
+    rules = [rule for job in yaml.safe_load(block)["scrape_configs"] for rule in job["metric_relabel_configs"]]
+    dropped = [re.compile(rule["regex"]) for rule in rules if rule["action"] == "drop"]
+    kept = {
+        name
+        for kind in ("litellm", "vllm", "sglang", "trtllm", "triton", "tgi", "llamacpp", "etcd", "dcgm")
+        for name in source_map(kind).sample_names
+        if name != source_map(kind).identity and not any(pattern.fullmatch(name) for pattern in dropped)
+    }
+    assert kept == set()
 
 
 STACK = (
