@@ -20,11 +20,12 @@ from pydantic import ValidationError
 from exporter import __version__
 from exporter.app import App, assemble, recognised
 from exporter.config.load import ConfigError, load
-from exporter.config.model import Config, TargetConfig
+from exporter.config.model import Config, TargetConfig, WithKey
 from exporter.config.values import SecretError, shown
 from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
+from exporter.core.source import source_map
 from exporter.core.state import Store, default_directory
 from exporter.core.types import Reading
 from exporter.sources import sources
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     read = commands.add_parser("read", help="read one upstream once; print what would be shown, and what not and why")
     read.add_argument("source", choices=sorted(sources()))
     read.add_argument("url", nargs="?", default="", help="where it answers; not for this machine itself")
-    read.add_argument("--api-key-file", metavar="FILE", help="file with the key (else LITELLM_API_KEY)")
+    read.add_argument("--api-key-file", metavar="FILE", help="file with the key (else as the source's README says)")
 
     bundle = commands.add_parser("bundle", help="write dashboards, rules, alerts, compose.yaml and a configuration")
     bundle.add_argument("directory", type=Path, metavar="DIR")
@@ -273,6 +274,7 @@ async def _check(file: Path, *, offline: bool) -> int:
             source, reading = await read
             if reading.ok:
                 what = f"up, {source}" if target.source == "auto" else "up"
+                what += " (experimental)" * source_map(source).experimental
                 print(f"  {target.target_name}: {what}, {len(reading.samples)} series in {reading.seconds:.2f} s")
             else:
                 down += 1
@@ -302,11 +304,14 @@ def _print_advice(reading: Reading, to: TextIO) -> None:
 
 async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str, str] = os.environ) -> int:
     _log_to("text", "error")
-    given = {f"{kind.upper()}_API_KEY_FILE": key_file} if key_file else {}
     try:
-        target = sources()[kind].at(url, {**environ, **given})
+        target = sources()[kind].at(url, environ)
     except ValidationError as error:
         raise _refused(error, f"{shown(url) if url else kind}: ") from None  # a login may stand in it
+    if key_file is not None:
+        if not isinstance(target, WithKey):
+            raise ConfigError((f"--api-key-file: {kind} takes no key (write what it wants into a file for --config)",))
+        target = target.model_copy(update={"api_key": None, "api_key_env": None, "api_key_file": key_file})
     reading, watch = await _once(Config(), target, everything=True)
     if not reading.ok:
         print(f"{target.place or kind}: {reading.reason}: {reading.error}", file=sys.stderr)
@@ -331,5 +336,7 @@ def _print_left_out(reading: Reading, watch: Watch) -> None:
         print(f"left out, {reason}:", file=err)
         for name, count in sorted(names.items()):
             print(f"  {name} ({count})", file=err)
+    if watch.totals.map.experimental:
+        print(f"{watch.health.source} is experimental: made from its documentation, not yet seen running", file=err)
     print("left out, because it takes two reads: what is made of differences (TPOT, scores, savings)", file=err)
     _print_advice(reading, err)

@@ -236,6 +236,43 @@ async def test_read_prints_what_would_be_shown_and_what_was_left_out_and_why(tmp
         assert "LITELLM_API_KEY" in err
 
 
+async def test_read_takes_a_key_for_whatever_wants_one_and_says_where_none_is_wanted(tmp_path: Path) -> None:
+    key, asked = tmp_path / "key", []
+
+    class Asked(Proxy):
+        async def answer(self, request: web.BaseRequest) -> web.Response:
+            asked.append(request.headers.get("Authorization"))
+            return web.Response(status=404)
+
+    key.write_text("sk-right\n")
+    async with serving(Asked()) as port:
+        for source in ("llamacpp", "ollama", "vllm", "http"):
+            asked.clear()
+            environ = {"LLAMA_API_KEY": "sk-other", "VLLM_API_KEY": "sk-other"}
+            await run("read", source, f"http://127.0.0.1:{port}", "--api-key-file", str(key), **environ)
+            assert asked, source
+            assert set(asked) == {"Bearer sk-right"}, source
+        status, out, err = await run("read", "etcd", f"http://127.0.0.1:{port}", "--api-key-file", str(key))
+    assert (status, out) == (2, "")
+    assert err.startswith("--api-key-file: etcd takes no key")
+
+
+async def test_what_is_made_from_documentation_alone_says_so(tmp_path: Path) -> None:
+    class Tgi(Proxy):
+        async def answer(self, request: web.BaseRequest) -> web.Response:
+            told = "# TYPE tgi_queue_size gauge\ntgi_queue_size 2\n"
+            return web.Response(text=told) if request.path == "/metrics" else web.Response(status=404)
+
+    file = tmp_path / "llm.yaml"
+    async with serving(Tgi()) as port:
+        file.write_text(f"targets: ['http://127.0.0.1:{port}']\n")
+        status, out, err = await run("check", str(file))
+        assert f"127.0.0.1:{port}: up, tgi (experimental), " in out, out + err
+        status, out, err = await run("read", "tgi", f"http://127.0.0.1:{port}")
+    assert status == 0
+    assert "tgi is experimental: made from its documentation" in err
+
+
 @pytest.mark.parametrize(
     ("source", "url", "said"),
     [
