@@ -307,12 +307,14 @@ taken for a standstill.
 | Here | OpenTelemetry (GenAI) |
 | --- | --- |
 | `llm_request_duration_seconds` | `gen_ai.server.request.duration` |
+| `llm_upstream_duration_seconds` | `gen_ai.client.operation.duration`: the gateway is the client |
 | `llm_time_to_first_token_seconds` | `gen_ai.server.time_to_first_token` |
-| `llm_time_per_output_token_mean_seconds` | `gen_ai.server.time_per_output_token` (sum and count) |
-| `llm_prompt_tokens_total`, `llm_output_tokens_total` | `gen_ai.client.token.usage` with `gen_ai.token.type` `input`, `output` |
+| `llm_time_per_output_token_seconds`; as sum and count `llm_time_per_output_token_mean_seconds` | `gen_ai.server.time_per_output_token` |
+| `llm_prompt_length_tokens`, `llm_output_length_tokens`; as sums `llm_prompt_tokens_total`, `llm_output_tokens_total` | `gen_ai.client.token.usage` with `gen_ai.token.type` `input`, `output` |
 | label `provider` | `gen_ai.provider.name` |
 | label `model` | `gen_ai.request.model` |
 | label `reason` of failures | `error.type` |
+| label `reason` of finishes | `gen_ai.response.finish_reasons` |
 """
 
 

@@ -309,6 +309,19 @@ async def test_old_names_of_gauges_that_end_as_counters_do_are_gauges() -> None:
         assert not port.totals.dropped.total()
 
 
+@pytest.mark.parametrize("name", ["A_default/2_load_t0", "B_nats/3_load_t5"])
+async def test_where_what_waits_is_told_by_stage_alone_it_is_their_sum(name: str) -> None:
+    """Dynamo says of `queued_requests` that it will go."""
+    routes = captured(f"1.6.1/{name}/frontend")
+    async with serving(routes) as port:
+        waiting = await port.values("llm_requests_waiting")
+        assert sum(waiting.values()) > 0
+    status, metrics = routes["/metrics"]
+    gone = b"\n".join(line for line in metrics.split(b"\n") if b"queued_requests" not in line)
+    async with serving({**routes, "/metrics": (status, gone)}) as port:
+        assert sum((await port.values("llm_requests_waiting")).values()) == sum(waiting.values())
+
+
 READY = "llm_dynamo_model_ready"
 
 
