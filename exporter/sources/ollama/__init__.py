@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from math import inf
@@ -21,7 +21,6 @@ from exporter.config.model import WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
 from exporter.core.source import Context, Result, waited
-from exporter.core.types import Advice
 from exporter.sources.llamacpp.models import MOST, NAME, Fact, Models, text, whole
 from exporter.sources.llamacpp.turns import Mean
 from exporter.sources.ollama.runners import Runners
@@ -59,7 +58,8 @@ class Ollama:
         self._context = context
         self._runners = Runners(context) if config.runners else None
         self._mean = Mean()
-        self._models = Models(context.table, context.totals, ("loaded", "unloaded"))
+        states = ("loaded", "loading", "unloaded") if config.runners else ("loaded", "unloaded")
+        self._models = Models(context.table, context.totals, states)
         self._stored: dict[str, Entry] = {}
         self._version: str | None = None
         self._listed = float("-inf")
@@ -98,11 +98,14 @@ class Ollama:
             self._stored = await self._list(STORED)
             self._version = text((await self._json(VERSION)).get("version"))[:64] or None
             self._listed = began
+        took, runners = waited() - waiting, self._runners
+        if runners is not None:
+            await runners.read(running.keys())
         models, now = self._models, time.time()
         for name in self._stored.keys() - running.keys():
             models.see(name, "unloaded")
         for name in running:
-            models.see(name, "loaded")
+            models.see(name, "loading" if runners is not None and name in runners.loading else "loaded")
         models.keep(self._stored.keys() | running.keys())
         expires = {name: expiry for name, entry in running.items() if (expiry := _unix(entry.get("expires_at")))}
         for name in self._stored.keys() | running.keys():
@@ -110,25 +113,15 @@ class Ollama:
                 entry = running.get(name, {})
                 models[name].facts = _facts(entry, self._stored.get(name, entry), expires.get(name), now)
                 moved = abs(expires.get(name, inf) - self._expires.get(name, -inf)) > MOVED
-                if name in running and moved and (name in self._expires or self._told):
+                asked = name in running and moved and (name in self._expires or self._told)
+                if asked or (runners is not None and name in runners.worked):
                     models[name].requested = now
         self._expires = expires
         self._told = True
-        took = waited() - waiting
-        advice = await self._read_runners(running.keys(), now)
-        return Result(models.samples(), advice, self._version, seconds=took)
-
-    async def _read_runners(self, running: Collection[str], now: float) -> Sequence[Advice]:
-        """Take what the processes of the models in memory say, where that is wanted. Returns what is missing."""
-        if self._runners is None:
-            self._context.tell(())
-            return ()
-        for name in await self._runners.read(running):
-            if name in self._models:
-                self._models[name].requested = now
-        self._context.tell(self._runners.rows())
+        self._context.tell(() if runners is None else runners.rows())
         self._mean.add(self._context.totals)
-        return self._runners.advice
+        advice = () if runners is None else runners.advice
+        return Result(models.samples(), advice, self._version, seconds=took)
 
     async def _json(self, path: str) -> Mapping[str, Any]:
         async with self._context.upstream.get(path) as answer:

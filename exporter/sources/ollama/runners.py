@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +24,7 @@ from exporter.sources.llamacpp.turns import Turn
 
 OLLAMA = "ollama"
 LOOK_AGAIN = 60.0
-"""Seconds after which processes are looked for again, though the same models are in memory. A look takes a few ms."""
+"""Seconds after which processes are looked for again, though the same models are in memory: that takes a thread 20 ms."""
 SHARE = 0.5
 """What all of them may take of the time for a read: a process that is at work answers when it has the time."""
 
@@ -52,8 +52,9 @@ class Runner:
 
 def look() -> Iterator[Runner]:
     """Those of any Ollama that runs on this machine and lets its processes be seen."""
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         with suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
             arguments = process.cmdline()
             said = dict(pairwise(arguments))
             blob, port = _BLOB.search(said.get("--model", "")), said.get("--port", "")
@@ -73,25 +74,27 @@ class Runners:
         self._turns: dict[Runner, Turn] = {}
         self._looked = float("-inf")
         self._lost = False  # one did not answer as it did before
+        self.worked: set[str] = set()  # models that were at work when they were last read
+        self.loading: set[str] = set()  # and those that were not yet in memory as a whole
         self.advice: tuple[Advice, ...] = ()
 
-    async def read(self, models: Collection[str]) -> Sequence[str]:
-        """Read what the processes of these models say. Returns the models that were at work."""
+    async def read(self, models: Collection[str]) -> None:
+        """Read what the processes of these models say."""
         now = self._context.clock()
         if self._lost or set(models) != self._blobs.keys() or now - self._looked > LOOK_AGAIN:
             await self._find(models)
             self._looked = now
         self._lost = False
+        self.loading.clear()
         self.advice = (NOT_SEEN,) if models and not self._turns else ()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._context.timeout * SHARE), asyncio.TaskGroup() as group:
                 for runner, turn in self._turns.items():
                     turn.now = {}
                     group.create_task(self._ask(runner, turn))
-        worked = [turn.name for turn in self._turns.values() if turn.worked]
+        self.worked = {turn.name for turn in self._turns.values() if turn.worked}
         for turn in self._turns.values():
             turn.worked = False
-        return worked
 
     def rows(self) -> Iterator[Row]:
         """What they have said, as samples with llama.cpp's names."""
@@ -122,7 +125,9 @@ class Runners:
             async with place.get("/metrics") as answer:
                 if answer.status == 501:
                     self.advice = (NO_METRICS,)
-                elif answer.status != 503:  # it is loading its model
+                elif answer.status == 503:
+                    self.loading.add(turn.name)
+                else:
                     refuse(answer)
                     await turn.take(answer, self._context.clock())
         except ReadError:

@@ -16,7 +16,7 @@ from exporter.text.negotiate import Format
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pretend import CAPTURES, Pretended, Said, pretending, text, value, watch_of
+from pretend import CAPTURES, Pretended, Said, pretending, states, text, value, watch_of
 
 HERE = CAPTURES / "ollama" / "0.33.0-rc2"
 MODEL = "tiny-a:latest"
@@ -117,7 +117,7 @@ async def test_a_process_that_answers_oddly_or_not_at_all_costs_its_own_numbers_
     async with pretending(**ollama()) as server, pretending(**METRICS) as runner:
         with process(tmp_path, runner):
             async with watch_of("ollama", server.url, runners=True) as watch:
-                for odd in (b"", b"{}", b"llamacpp:tokens_predicted_total x\n", (503, b"{}"), (500, b"{}")):
+                for odd in (b"", b"{}", b"llamacpp:tokens_predicted_total x\n", (500, b"{}")):
                     runner.answers["/metrics"] = odd
                     reading = await watch.read()
                     assert reading.ok, reading.error
@@ -129,6 +129,24 @@ async def test_a_process_that_answers_oddly_or_not_at_all_costs_its_own_numbers_
                 runner.hang.clear()
                 runner.answers = dict(METRICS)
                 assert value(await watch.read(), TOKENS, model=MODEL) is not None
+
+
+async def test_a_model_whose_process_is_loading_it_is_loading_and_loaded_once(tmp_path: Path) -> None:
+    lists = ollama("ps_empty")
+    async with pretending(**lists) as server, pretending(**{"/metrics": (503, b"{}")}) as runner:
+        with process(tmp_path, runner):
+            async with watch_of("ollama", server.url, runners=True) as watch:
+                assert states(await watch.read())[MODEL] == "unloaded"
+                server.answers = ollama()
+                for _ in range(2):
+                    reading = await watch.read()
+                    assert states(reading)[MODEL] == "loading"
+                    assert value(reading, "llm_model_loads_total", model=MODEL) == 0.0
+                runner.answers = dict(METRICS)
+                for _ in range(2):
+                    reading = await watch.read()
+                    assert states(reading)[MODEL] == "loaded"
+                    assert value(reading, "llm_model_loads_total", model=MODEL) == 1.0
 
 
 async def test_a_model_at_work_was_asked_for_now(tmp_path: Path) -> None:
