@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +25,7 @@ from exporter.sources.llamacpp.turns import Turn
 
 OLLAMA = "ollama"
 LOOK_AGAIN = 60.0
-"""Seconds after which processes are looked for again, though the same models are in memory: that takes a thread 20 ms."""
+"""Seconds after which processes are looked for again, though the same models are in memory: a thread takes 20 ms."""
 SHARE = 0.5
 """What all of them may take of the time for a read: a process that is at work answers when it has the time."""
 
@@ -78,20 +79,19 @@ class Runners:
         self.loading: set[str] = set()  # and those that were not yet in memory as a whole
         self.advice: tuple[Advice, ...] = ()
 
-    async def read(self, models: Collection[str]) -> None:
+    async def read(self, models: AbstractSet[str]) -> None:
         """Read what the processes of these models say."""
-        now = self._context.clock()
-        if self._lost or set(models) != self._blobs.keys() or now - self._looked > LOOK_AGAIN:
-            await self._find(models)
-            self._looked = now
-        self._lost = False
         self.loading.clear()
-        self.advice = (NOT_SEEN,) if models and not self._turns else ()
+        for turn in self._turns.values():
+            turn.now = {}
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._context.timeout * SHARE), asyncio.TaskGroup() as group:
-                for runner, turn in self._turns.items():
-                    turn.now = {}
-                    group.create_task(self._ask(runner, turn))
+            async with asyncio.timeout(self._context.timeout * SHARE):
+                await self._find(models)
+                self.advice = (NOT_SEEN,) if models and not self._turns else ()
+                self._lost = False
+                async with asyncio.TaskGroup() as group:
+                    for runner, turn in self._turns.items():
+                        group.create_task(self._ask(runner, turn))
         self.worked = {turn.name for turn in self._turns.values() if turn.worked}
         for turn in self._turns.values():
             turn.worked = False
@@ -101,13 +101,20 @@ class Runners:
         for turn in self._turns.values():
             yield from turn.rows()
 
-    async def _find(self, models: Collection[str]) -> None:
-        self._blobs = {name: self._blobs.get(name) or await self._blobs_of(name) for name in models}
+    async def _find(self, models: AbstractSet[str]) -> None:
+        """Find the processes, where others may be there than when they were looked for last."""
+        now = self._context.clock()
+        if not self._lost and set(models) == self._blobs.keys() and now - self._looked < LOOK_AGAIN:
+            return
+        self._blobs = {name: blobs for name, blobs in self._blobs.items() if blobs and name in models}
+        for name in models - self._blobs.keys():
+            self._blobs[name] = await self._blobs_of(name)
         names = {blob: name for name, blobs in self._blobs.items() for blob in blobs}
         found = [runner for runner in await asyncio.to_thread(lambda: list(look())) if runner.blob in names]
         self._turns = {
             runner: self._turns.get(runner) or Turn(names[runner.blob], runner.life, None, new=True) for runner in found
         }
+        self._looked = now
 
     async def _blobs_of(self, name: str) -> frozenset[str]:
         """The files that a model is made of; none where Ollama does not say."""
