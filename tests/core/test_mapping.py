@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from helpers import Upstream
 from exporter.catalogue import families, maps
 from exporter.core.errors import ReadError
 from exporter.core.mapping import TABLE_LENGTH, MapError, SourceMap
+from exporter.sources import sources
 
 
 def load(text: str) -> SourceMap:
@@ -60,6 +62,20 @@ def test_the_maps_of_all_sources_are_right() -> None:
 def test_every_mapped_or_made_family_says_what_it_is_computed_from() -> None:
     for family in families().values():
         assert re.search(r" From: \S.*\.$", family.help), family.name
+
+
+def test_what_a_capture_shows_is_said_of_its_source() -> None:
+    """Where a HELP names sources, all that show the family are among them, or take the map of one that is."""
+    shown = {
+        tuple(found)
+        for file in (Path(__file__).parents[1] / "captures").rglob("*.prom")
+        for found in re.findall(r'^(llm_\w+?)(?:_bucket|_sum|_count)?\{source="(\w+)"', file.read_text(), re.MULTILINE)
+    }
+    assert len(shown) > 200
+    for name, source in sorted(shown & {(name, source) for name in families() for source in sources()}):
+        said = families()[name].help.rpartition(" From: ")[2]
+        named = {each for group in re.findall(r"\(([\w, ]+)\)", said) for each in group.split(", ")} & set(sources())
+        assert not named or named & {source, *maps().get(source, {}).get("include", ())}, f"{name} of {source}: {said}"
 
 
 def test_a_scale_turns_milliseconds_into_seconds() -> None:
