@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import ValidationInfo
 
+from exporter.catalogue import families
 from exporter.config import secret
 from exporter.config.values import (
     URL_SCHEMA,
@@ -58,8 +59,6 @@ def _once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def excludable() -> list[str]:
     """The families of the catalogue that a target can have, and so can do without."""
-    from exporter.catalogue import families
-
     return [family.name for family in families().values() if "target" in family.labels]
 
 
@@ -80,11 +79,10 @@ def _family(value: str) -> str:
 FamilyName = Annotated[str, AfterValidator(_family), _Excludable()]
 
 
-def _source(value: str) -> str:
-    from exporter.sources import sources
-
-    if value not in sources():
-        raise ValueError(f"unknown source: {shown(value)} ({nearest(value, sources())})")
+def _source(value: str, info: ValidationInfo) -> str:
+    """The kind of a source; of a file that is loaded, of one that there is."""
+    if info.context is not None and value not in info.context["kinds"]:
+        raise ValueError(f"unknown source: {shown(value)} ({nearest(value, info.context['kinds'])})")
     return value
 
 
