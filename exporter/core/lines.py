@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from exporter.core.ledger import NOWHERE, Ledger
 from exporter.core.mapping import Rule
-from exporter.core.types import Series
+from exporter.core.types import Labels, Series
 
 RETENTION = 3600.0
 """Seconds for which a vanished line's last value is remembered."""
@@ -330,7 +330,7 @@ class GaugeSlot:
 
     series: Series
     rule: Rule
-    lines: dict[GaugeLine, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    lines: dict[GaugeLine, Labels] = field(default_factory=dict)
     merged: tuple[float | None] | None = None  # the value, where no line has changed since
 
     @property
@@ -342,7 +342,7 @@ class GaugeSlot:
 
     def _merge(self) -> float | None:
         """Of copies (one gauge told by several workers) those count that changed last."""
-        newest: dict[tuple[tuple[str, str], ...], int] = {}
+        newest: dict[Labels, int] = {}
         for line, copy in self.lines.items():
             newest[copy] = max(newest.get(copy, 0), line.changed)
         values = [

@@ -25,11 +25,10 @@ from typing import Any, Literal
 from exporter.catalogue import COMMON, rules_of
 from exporter.core import form
 from exporter.core.form import MapError, Path
-from exporter.core.types import Family, Kind
+from exporter.core.types import Family, Kind, Labels, LabelSet
 
 Merge = Literal["sum", "max", "min", "none"]
 Progress = Literal["running", "end", "none"]
-Labels = Mapping[str, str]
 
 KEPT_VALUES = 20
 """An upstream label that the configuration keeps shows this many values; the rest is `other`."""
@@ -41,7 +40,7 @@ _HISTOGRAM = ("_bucket", "_count", "_sum")
 _PATH = re.compile(r"/|\.{1,2}/|~|[a-zA-Z]:[\\/]|[a-z0-9]+://")
 _CACHED = re.compile(r"[\\/]models--([^\\/]+?)--([^\\/]+)")
 
-__all__ = ["KEPT_VALUES", "TABLE_LENGTH", "Labels", "MapError", "Pick", "Rule", "SourceMap", "Table", "Way", "alias"]
+__all__ = ["KEPT_VALUES", "TABLE_LENGTH", "MapError", "Pick", "Rule", "SourceMap", "Table", "Way", "alias"]
 
 
 def alias(model: str) -> str:
@@ -61,7 +60,7 @@ class Condition:
 
     patterns: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def holds(self, labels: Labels) -> bool:
+    def holds(self, labels: LabelSet) -> bool:
         return all(
             any(fnmatchcase(labels.get(name, ""), pattern) for pattern in patterns) for name, patterns in self.patterns
         )
@@ -84,7 +83,7 @@ class Pick:
     hexadecimal: bool = False
     served: bool = False
 
-    def named(self, labels: Labels) -> str | None:
+    def named(self, labels: LabelSet) -> str | None:
         """The value of the first of `names` that is present."""
         value = next((labels[name] for name in self.names if name in labels), None)
         if value is not None and self.hexadecimal and re.fullmatch("[0-9]{1,20}", value):
@@ -110,7 +109,7 @@ class Rule:
     family: Family
     sources: tuple[str, ...]
     labels: tuple[tuple[str, Pick], ...]
-    constant: tuple[tuple[str, str], ...]
+    constant: Labels
     scale: float
     merge: Merge
     copies: frozenset[str]
@@ -137,7 +136,7 @@ class Rule:
         """Whether what the rule feeds is for our own code alone."""
         return self.family.order < 0
 
-    def agrees(self, labels: Labels) -> bool:
+    def agrees(self, labels: LabelSet) -> bool:
         """Whether the rule may feed a series that has these labels of ours."""
         return all(labels.get(name, value) == value for name, value in self.constant)
 
@@ -365,7 +364,7 @@ class SourceMap:
         """A line's labels without those whose value means that there is none."""
         return {name: value for name, value in labels if value not in self._absent}
 
-    def learn(self, labels: Labels, tables: Mapping[str, dict[str, str]]) -> None:
+    def learn(self, labels: LabelSet, tables: Mapping[str, dict[str, str]]) -> None:
         """Take from a line what it says about the tables. What was learnt first stays."""
         for name, table in self.tables.items():
             if table.key in labels and labels[table.key] not in tables[name] and len(tables[name]) < TABLE_LENGTH:
@@ -375,9 +374,7 @@ class SourceMap:
                         break
 
     @staticmethod
-    def place(
-        rule: Rule, labels: Labels, tables: Mapping[str, Mapping[str, str]]
-    ) -> tuple[tuple[str, str], ...] | None:
+    def place(rule: Rule, labels: LabelSet, tables: Mapping[str, LabelSet]) -> Labels | None:
         """Our labels for a line under a rule, or None where the rule leaves the line out."""
         if any(condition.holds(labels) for condition in rule.drop):
             return None
@@ -398,16 +395,16 @@ class SourceMap:
                 ours[name] = value
         return tuple(sorted(ours.items()))
 
-    def is_lazy(self, family: Family, beside: Mapping[str, str], origins: Container[str]) -> bool:
+    def is_lazy(self, family: Family, beside: LabelSet, origins: Container[str]) -> bool:
         """Whether a counter that the upstream does not show may be 0 beside these labels."""
         return any(rule.lazy for rule in self._beside(family, beside, origins))
 
-    def tells(self, family: Family, label: str, beside: Mapping[str, str], origins: Container[str]) -> frozenset[str]:
+    def tells(self, family: Family, label: str, beside: LabelSet, origins: Container[str]) -> frozenset[str]:
         """The values of a closed label that this upstream can tell, beside the other labels of a series."""
         rules = self._beside(family, beside, origins)
         return frozenset(told for rule in rules for told in _told(label, rule.labels, rule.constant))
 
-    def _beside(self, family: Family, beside: Mapping[str, str], origins: Container[str]) -> list[Rule]:
+    def _beside(self, family: Family, beside: LabelSet, origins: Container[str]) -> list[Rule]:
         """The rules that can feed a family beside these labels, of the maps that what is beside it comes from."""
         return [rule for rule in self.rules if rule.family is family and rule.origin in origins and rule.agrees(beside)]
 

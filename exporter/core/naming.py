@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from exporter.core.lines import Waiting
 from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
+from exporter.core.types import Labels, LabelSet
 from exporter.text.parse import Line
 
 
@@ -20,7 +21,7 @@ class Undecided:
     """A line whose place depends on the rest of the body; `known` stands for it until then."""
 
     line: Line
-    labels: Mapping[str, str]  # those that it really has
+    labels: LabelSet  # those that it really has
     type: str | None
     known: Waiting
 
@@ -41,7 +42,7 @@ class Naming:
         self._map.learn(labels, self._tables)
         return labels
 
-    def must_wait(self, line: Line, labels: Mapping[str, str]) -> bool:
+    def must_wait(self, line: Line, labels: LabelSet) -> bool:
         """Whether the line's place depends on the rest of the body."""
         return any(name in labels and name not in self.shown for name in self._keep) or any(
             key in labels and labels[key] not in self._tables[table]
@@ -49,7 +50,7 @@ class Naming:
             for table, key in rule.lookups
         )
 
-    def wait(self, line: Line, upstream_type: str | None, labels: Mapping[str, str]) -> Waiting:
+    def wait(self, line: Line, upstream_type: str | None, labels: LabelSet) -> Waiting:
         """What stands for the line until the body has ended."""
         known = Waiting()
         self._waiting.append(Undecided(line, labels, upstream_type, known))
@@ -79,7 +80,7 @@ class Naming:
             ranked = sorted((-weight, value) for value, weight in weights.items())
             self.shown[name] = [value for _, value in ranked[:KEPT_VALUES]]
 
-    def kept(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    def kept(self, labels: LabelSet) -> Iterator[tuple[str, str]]:
         """The kept labels of a line; a value beyond those that are shown is `other`. Who is shown stays."""
         for name in self._keep:
             if name in labels:
@@ -88,6 +89,6 @@ class Naming:
                     shown.append(labels[name])
                 yield name, labels[name] if labels[name] in shown else "other"
 
-    def place(self, rule: Rule, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
+    def place(self, rule: Rule, labels: LabelSet) -> Labels | None:
         """Our labels for a line under a rule, or None where the rule leaves the line out."""
         return self._map.place(rule, labels, self._tables)

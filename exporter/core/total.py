@@ -41,7 +41,7 @@ from exporter.core.mapping import Rule, SourceMap
 from exporter.core.naming import Naming
 from exporter.core.process import Process
 from exporter.core.shown import Shown
-from exporter.core.types import Family, Labels, Sample, Samples, Series, SeriesTable
+from exporter.core.types import Family, Labels, LabelSet, Sample, Samples, Series, SeriesTable
 from exporter.text.parse import Line
 from exporter.text.sink import Ignored, Known
 
@@ -262,9 +262,9 @@ class Totals:
         key = what, frozenset(ways)
         return self._kinds.setdefault(key, Kind(*key))
 
-    def _place(self, line: Line, labels: Mapping[str, str], upstream_type: str | None) -> Known:
+    def _place(self, line: Line, labels: LabelSet, upstream_type: str | None) -> Known:
         slots: list[Slot] = []
-        gauges: list[tuple[GaugeSlot, tuple[tuple[str, str], ...]]] = []
+        gauges: list[tuple[GaugeSlot, Labels]] = []
         ways: list[tuple[str, int]] = []
         kept = tuple(self._naming.kept(labels))
         for rule, alternative, suffix in self.map.wants(line.name):
