@@ -11,7 +11,7 @@ from operator import add, sub
 from typing import Any, Protocol
 
 from exporter.core.ledger import NOWHERE, Ledger
-from exporter.core.mapping import Rule
+from exporter.core.rule import Rule
 from exporter.core.types import Labels, Series
 
 RETENTION = 3600.0

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from exporter.core.lines import Waiting
-from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
+from exporter.core.mapping import KEPT_VALUES, SourceMap
+from exporter.core.rule import Rule
 from exporter.core.types import Labels, LabelSet
 from exporter.text.parse import Line
 
@@ -91,4 +92,4 @@ class Naming:
 
     def place(self, rule: Rule, labels: LabelSet) -> Labels | None:
         """Our labels for a line under a rule, or None where the rule leaves the line out."""
-        return self._map.place(rule, labels, self._tables)
+        return rule.place(labels, self._tables)

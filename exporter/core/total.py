@@ -37,9 +37,10 @@ from exporter.core.lines import (
     Kind,
     Refused,
 )
-from exporter.core.mapping import Rule, SourceMap
+from exporter.core.mapping import SourceMap
 from exporter.core.naming import Naming
 from exporter.core.process import Process
+from exporter.core.rule import Rule
 from exporter.core.shown import Shown
 from exporter.core.types import Family, Labels, LabelSet, Sample, Samples, Series, SeriesTable
 from exporter.text.parse import Line

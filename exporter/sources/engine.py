@@ -19,7 +19,7 @@ from exporter.catalogue import families
 from exporter.config.model import TargetConfig, WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Glance, Upstream, refuse
-from exporter.core.mapping import alias
+from exporter.core.rule import alias
 from exporter.core.source import Context, Result, waited
 from exporter.core.types import Advice, Sample
 from exporter.sources import sources
