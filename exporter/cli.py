@@ -21,7 +21,8 @@ from exporter import __version__
 from exporter.app import App
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config, TargetConfig
-from exporter.config.values import SecretError, shown
+from exporter.config.secret import SecretError
+from exporter.config.values import shown
 from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from exporter.config.model import Config, TargetConfig
-from exporter.config.values import SecretError
+from exporter.config.secret import SecretError
 from exporter.core.board import Board, Health
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Client, Upstream

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from exporter.catalogue import families
-from exporter.config.model import TargetConfig, WithKey
+from exporter.config.model import TargetConfig
+from exporter.config.secret import WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Glance, Upstream, refuse
 from exporter.core.rule import alias

@@ -14,7 +14,7 @@ from math import inf
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from exporter.config.model import WithKey
+from exporter.config.secret import WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
 from exporter.core.source import Context, Result
