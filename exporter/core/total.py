@@ -26,13 +26,12 @@ from typing import Any
 from weakref import WeakSet
 
 from exporter.core import saved as saving
+from exporter.core.gauges import GaugeLine, Gauges, GaugeSlot
 from exporter.core.ledger import Ledger, Slot
 from exporter.core.lines import (
     RETENTION,
     Counters,
     CreatedLines,
-    GaugeLine,
-    GaugeSlot,
     IdentityLine,
     Kind,
     Refused,
@@ -123,8 +122,6 @@ class Totals:
         self._internal: dict[str, list[tuple[Series, Slot]]] = {
             rule.key: [] for rule in source_map.rules if rule.internal
         }
-        self._gauges: dict[tuple[str, int, Series], GaugeSlot] = {}  # by rule, alternative and series
-        self._before = source_map.before()
         self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
@@ -135,6 +132,7 @@ class Totals:
         self._kinds: dict[tuple[str, frozenset[tuple[str, int]]], Kind] = {}
 
         self.chosen = {rule.key: 0 for rule in source_map.rules}
+        self._gauges = Gauges(source_map, self.chosen)
         self._gates = frozenset(name for rule in source_map.rules for name in rule.when)
         self._open_gates: set[str] = set()
 
@@ -199,7 +197,8 @@ class Totals:
         """As if no body had ever begun."""
         self.shown = Shown(self.map, self._table, self.ledger, self._is_shown, self._max_series)
         self.ledger.clear()
-        for places in (self._gauges, self.counters, self._created, self.refused, self.present, self._open_gates):
+        self._gauges.clear()
+        for places in (self.counters, self._created, self.refused, self.present, self._open_gates):
             places.clear()
         for slots in self._internal.values():
             slots.clear()
@@ -216,8 +215,7 @@ class Totals:
         parted = self._process.end()
         if parted:
             self._part()
-        for key in [key for key, slot in self._gauges.items() if not slot.lines]:
-            del self._gauges[key]
+        self._gauges.drop_empty()
         self._choose()
         if self._saved is not None:
             self._resume(self._saved)
@@ -287,7 +285,7 @@ class Totals:
             if series is None:
                 series = self._places[place] = self._series(rule, ours, kept, suffix, le)
             if rule.family.kind == "gauge":
-                gauge = self._gauge(rule, alternative, series)
+                gauge = self._gauges.slot(rule, alternative, series, full=self._is_full())
                 if gauge is None:
                     return Refused(self.refused, "limit")
                 gauges.append(
@@ -441,15 +439,6 @@ class Totals:
         """What the slot's total is multiplied with: of a histogram the sum alone has a unit."""
         return 1.0 if rule is None or series.suffix in ("_bucket", "_count") else rule.scale
 
-    def _gauge(self, rule: Rule, alternative: int, series: Series) -> GaugeSlot | None:
-        place = rule.key, alternative, series
-        slot = self._gauges.get(place)
-        if slot is None:
-            if self._is_full():
-                return None
-            slot = self._gauges[place] = GaugeSlot(series, rule)
-        return slot
-
     # -- processes -----------------------------------------------------------------------------------------------
 
     def identify(self, value: float) -> None:
@@ -482,9 +471,8 @@ class Totals:
         self.refused.clear()
 
     def _is_another(self) -> bool:
-        workers = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
         created = [value for line in self._created for value in line.last]
-        return self._process.guess(created, workers, self._most_fell)
+        return self._process.guess(created, self._gauges.workers(), self._most_fell)
 
     def _most_fell(self) -> bool:
         """Whether most counters fell or vanished with this body; all vanished together is more likely a bad answer."""
@@ -572,12 +560,7 @@ class Totals:
         found = {
             series.own: slot.total + slot.shift for series, slot in self._internal[name] if slot.alternative == chosen
         }
-        gauges = (
-            (series.own, gauge.value)
-            for (key, alternative, series), gauge in self._gauges.items()
-            if key == name and alternative == chosen
-        )
-        return found | {labels: value for labels, value in gauges if value is not None}
+        return found | dict(self._gauges.internal(name))
 
     def why_left_out(self, known: object, identity: bytes) -> str | None:
         """Why a line adds nothing to the page; None where it does."""
@@ -599,9 +582,7 @@ class Totals:
 
     def gauges(self, names: Collection[str]) -> Iterator[Sample]:
         """The values of mapped gauges by family."""
-        for (key, alternative, series), slot in self._gauges.items():
-            if series.family.name in names and alternative == self.chosen[key] and (value := slot.value) is not None:
-                yield series, value
+        return self._gauges.current(names)
 
     def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
@@ -613,21 +594,10 @@ class Totals:
         counters = self.shown.samples(carried, self._clock())
         self.dropped["histogram"] += self.shown.broken
         self.dropped["limit"] += self.shown.over
-        shown = [
-            (slot.series, value)
-            for (key, alternative, _), slot in self._gauges.items()
-            if not slot.rule.internal
-            and alternative == self.chosen[key]
-            and (key not in self._before or self._is_first(key, slot.series))
-            and (value := slot.value) is not None
-        ]
+        shown = self._gauges.shown()
         return Samples(
             [*counters.series, *(series for series, _ in shown)], [*counters.values, *(value for _, value in shown)]
         )
-
-    def _is_first(self, key: str, series: Series) -> bool:
-        """Whether no rule before this one tells the same series of a gauge."""
-        return not any((other, self.chosen[other], series) in self._gauges for other in self._before[key])
 
     def _is_shown(self, slot: Slot) -> bool:
         rule = slot.rule
