@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from exporter.core.lines import Waiting
 from exporter.core.mapping import KEPT_VALUES, SourceMap
 from exporter.core.rule import Rule
-from exporter.core.types import Labels, LabelSet
+from exporter.core.types import Labels, LabelSet, Series, SeriesTable
 from exporter.text.parse import Line
+
+LABEL_LENGTH = 512
+"""Characters of a label's value at most; a line with more is left out."""
+
+
+def is_too_long(*several: Labels) -> bool:
+    """Whether a label's value has more characters than it may."""
+    return any(len(value) > LABEL_LENGTH for labels in several for _, value in labels)
 
 
 @dataclass(slots=True, eq=False)
@@ -30,8 +38,11 @@ class Undecided:
 class Naming:
     """Tables and kept labels of one target. `keep` names the upstream labels to keep, `shown` their saved values."""
 
-    def __init__(self, source_map: SourceMap, keep: Iterable[str], shown: Mapping[str, list[str]]) -> None:
+    def __init__(
+        self, source_map: SourceMap, table: SeriesTable, keep: Iterable[str], shown: Mapping[str, list[str]]
+    ) -> None:
         self._map = source_map
+        self._table = table
         self._tables: dict[str, dict[str, str]] = {name: {} for name in source_map.tables}
         self._keep = tuple(keep)
         self.shown = {name: list(shown[name]) for name in self._keep if name in shown}
@@ -93,3 +104,7 @@ class Naming:
     def place(self, rule: Rule, labels: LabelSet) -> Labels | None:
         """Our labels for a line under a rule, or None where the rule leaves the line out."""
         return rule.place(labels, self._tables)
+
+    def series(self, rule: Rule, ours: Labels, kept: Labels, suffix: str, le: float | None) -> Series:
+        """The series of ours that a line with these labels feeds; what is for our own code alone keeps none."""
+        return self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)

@@ -19,13 +19,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from typing import Any
-from weakref import WeakSet
 
 from exporter.core import saved as saving
+from exporter.core.alike import Alike, Model
 from exporter.core.gauges import GaugeLine, Gauges, GaugeSlot
 from exporter.core.ledger import Ledger, Slot
 from exporter.core.lines import (
@@ -37,16 +36,13 @@ from exporter.core.lines import (
     Refused,
 )
 from exporter.core.mapping import SourceMap
-from exporter.core.naming import Naming
+from exporter.core.naming import Naming, is_too_long
 from exporter.core.process import Process
 from exporter.core.rule import Rule
 from exporter.core.shown import Shown
 from exporter.core.types import Family, Labels, LabelSet, Sample, Samples, Series, SeriesTable
 from exporter.text.parse import Line
 from exporter.text.sink import Ignored, Known
-
-LABEL_LENGTH = 512
-"""Characters of a label's value at most; a line with more is left out."""
 
 FINGERPRINTS = 10_000
 """Forgotten lines that are told from new ones when they come back; while they are gathered, up to twice as many."""
@@ -61,19 +57,6 @@ REFUSALS = {
 
 _UNTOLD = (None, "untyped", "unknown")
 _LEFT_OUT = Ignored()
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Model:
-    """What the children of one histogram have in common: the rules they feed, and of each line its part.
-
-    `lanes` are the slots' numbers by labels, for each child of ours that was seen.
-    """
-
-    kind: Kind
-    rules: tuple[tuple[Rule, int], ...]
-    parts: tuple[tuple[str, float | None], ...]  # suffix and boundary
-    lanes: dict[object, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 class Totals:
@@ -122,11 +105,11 @@ class Totals:
         self._internal: dict[str, list[tuple[Series, Slot]]] = {
             rule.key: [] for rule in source_map.rules if rule.internal
         }
-        self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
 
-        self._naming = Naming(source_map, keep, (saved or {}).get("kept", {}))
+        self._naming = Naming(source_map, table, keep, (saved or {}).get("kept", {}))
+        self._alike = Alike(source_map, self._naming, self.ledger, self.slot)
         self._wanted: dict[str, bool] = {}
         self._places: dict[tuple[object, ...], Series] = {}  # of lines opened in this body
         self._kinds: dict[tuple[str, frozenset[tuple[str, int]]], Kind] = {}
@@ -202,7 +185,7 @@ class Totals:
             places.clear()
         for slots in self._internal.values():
             slots.clear()
-        self._models.clear()
+        self._alike.forget()
         self._forgotten = dict.fromkeys((self._saved or {}).get("forgotten", ()))
         self._process = Process(ordered=self.map.identity_label is None)
         self._identity_line = None
@@ -272,7 +255,7 @@ class Totals:
                 continue
             if not rule.internal and upstream_type not in (*_UNTOLD, *rule.declared):
                 return Refused(self.refused, "type")
-            if _is_too_long(ours, kept):
+            if is_too_long(ours, kept):
                 return Refused(self.refused, "limit")
             le = None
             if suffix == "_bucket":
@@ -283,7 +266,7 @@ class Totals:
             place = rule.key, ours, kept, suffix, le
             series = self._places.get(place)
             if series is None:
-                series = self._places[place] = self._series(rule, ours, kept, suffix, le)
+                series = self._places[place] = self._naming.series(rule, ours, kept, suffix, le)
             if rule.family.kind == "gauge":
                 gauge = self._gauges.slot(rule, alternative, series, full=self._is_full())
                 if gauge is None:
@@ -328,57 +311,14 @@ class Totals:
         return known
 
     def model(self, known: Known) -> Model | None:
-        if not isinstance(known, Counters):
-            return None
-        slots = {slot.number: (place, slot) for place, slot in self.ledger.slots.items()}
-        rules, parts = [], None
-        for lane in known.lanes:
-            told = [slots[number] for number in lane if number in slots]
-            of_lane = tuple((series.suffix, series.le) for (_, _, series), _ in told)
-            rule = told[0][1].rule if told else None
-            if rule is None or len(told) != len(lane) or parts not in (None, of_lane):
-                return None
-            parts = of_lane
-            rules.append((rule, told[0][1].alternative))
-            sources = {self._fed_by(rule.sample(told[0][1].alternative, suffix)) for suffix, _ in of_lane}
-            if len(sources) > 1:
-                return None
-        if parts is None:
-            return None
-        model = Model(known.kind, tuple(rules), parts)
-        self._models.add(model)
-        return model
-
-    def _fed_by(self, name: str) -> tuple[tuple[str, int], ...]:
-        return tuple((rule.key, alternative) for rule, alternative, _ in self.map.wants(name))
+        return self._alike.model(known) if isinstance(known, Counters) else None
 
     def open_like(self, model: Model, line: Line, values: Sequence[float]) -> Known | None:
         if self._forgotten or self._owes() or min(values) < 0.0:
             return None
-        labels = self._naming.learn(line)
-        if self._naming.must_wait(line, labels):
-            return None
-        kept = tuple(self._naming.kept(labels))
-        placed = [
-            ((rule, alternative), ours)
-            for rule, alternative, _ in self.map.wants(line.name)
-            if (ours := self._naming.place(rule, labels)) is not None
-        ]
-        if tuple(rule for rule, _ in placed) != model.rules or any(_is_too_long(ours, kept) for _, ours in placed):
-            return None
-        key = tuple(ours for _, ours in placed), kept
-        lanes = model.lanes.get(key)
+        lanes = self._alike.lanes(model, line)
         if lanes is None:
-            made = []
-            for (rule, alternative), ours in placed:
-                slots = [
-                    self.slot(rule.key, rule, alternative, self._series(rule, ours, kept, suffix, le))
-                    for suffix, le in model.parts
-                ]
-                if None in slots:
-                    return None
-                made.append(tuple(slot.number for slot in slots if slot is not None))
-            lanes = model.lanes[key] = tuple(made)
+            return None
         known = Counters(self, model.kind, lanes, values)
         self.present[model.kind] += 1
         for lane in lanes:
@@ -398,9 +338,6 @@ class Totals:
             self._forgotten[saving.fingerprint(identity)] = None
         if len(self._forgotten) >= 2 * FINGERPRINTS:  # one by one each would be searched for behind those before it
             self._forgotten = dict.fromkeys(islice(self._forgotten, FINGERPRINTS, None))
-
-    def _series(self, rule: Rule, ours: Labels, kept: Labels, suffix: str, le: float | None) -> Series:
-        return self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)
 
     def slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None:
         """The slot of this place, made where it is new; None where there are too many series."""
@@ -429,8 +366,7 @@ class Totals:
                 if place[2] in idle or (slot.rule is not None and slot.rule.internal and not slot.inputs)
             ]
         )
-        for model in self._models:
-            model.lanes.clear()
+        self._alike.forget_lanes()
         for key, slots in self._internal.items():
             self._internal[key] = [(series, slot) for series, slot in slots if slot.inputs]
 
@@ -604,7 +540,3 @@ class Totals:
         if rule is None:
             return True
         return self.chosen[rule.key] == slot.alternative and (not rule.when or bool(rule.when & self._open_gates))
-
-
-def _is_too_long(*several: Labels) -> bool:
-    return any(len(value) > LABEL_LENGTH for labels in several for _, value in labels)
