@@ -1,4 +1,4 @@
-"""What a new line is called in our words, where the line alone does not say it.
+"""What a new line is called in our words.
 
 Two things take the rest of the body: a label that is looked up in a table (a deployment's group, learnt from other
 lines), and which values of a kept label are large enough to be shown. Lines that depend on them wait until the body has

@@ -379,7 +379,7 @@ class Difference:
             body.append(Loose(loose.identity, line, end, REPEATED, loose.family))
             return
         known = loose.known
-        assert known is not None  # noqa: S101 - comments are not in `_loose`
+        assert known is not None  # noqa: S101 - comments are not among `body.loose`
         changed = known.stale or line[end:] != loose.line[loose.end :]
         known.read = loose.read = self._read
         loose.line, loose.end = line, end
