@@ -75,6 +75,14 @@ async def test_a_capture_becomes_exactly_the_exposition_expected_of_it(name: str
     assert text(reading) == expected.read_bytes()
 
 
+@pytest.mark.parametrize("name", CAPTURES)
+async def test_a_member_is_recognised_by_what_it_says_of_its_version(name: str) -> None:
+    something = {"/version": lambda _: web.json_response({"version": "0.13.5"})}
+    for odd, known in ((None, True), (something, False)):
+        async with watching(name, odd) as watch:
+            assert await Etcd.recognise(watch._source._context.upstream, None) is known  # type: ignore[attr-defined]
+
+
 async def test_a_member_that_says_it_is_ill_is_read_and_shown_as_ill() -> None:
     ill = {"/health": lambda _: web.json_response({"health": "false", "reason": "RAFT NO LEADER"}, status=503)}
     async with watching(ONE, ill) as watch:
