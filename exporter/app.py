@@ -1,4 +1,4 @@
-"""The exporter, wired together: what is configured or found is watched, and the board is served."""
+"""The running exporter: what is configured or found is watched, and the board is served."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, get_args
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlsplit
 
 import structlog
@@ -22,124 +22,28 @@ from exporter import __version__
 from exporter.catalogue import families
 from exporter.config.load import ConfigError
 from exporter.config.model import Config, TargetConfig
-from exporter.config.values import SecretError
 from exporter.core.board import Board, Health
-from exporter.core.errors import ReadError
 from exporter.core.fetch import Client, Upstream, session
 from exporter.core.poll import Watch
-from exporter.core.source import Context, Source, own_map, source_map
+from exporter.core.source import source_map
 from exporter.core.state import Store
-from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, SeriesTable
-from exporter.insight import Insight, Settings
 from exporter.notify import Notifier, given_sockets
+from exporter.recognition import problem_with, recognised
 from exporter.sources import sources
-from exporter.text.difference import Difference, Limits
 from exporter.text.negotiate import Format
 from exporter.web.server import application, serve
 from exporter.web.view import State, TargetView
+from exporter.wiring import assemble, way_to
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
+    pass
 
 LOOK_AGAIN = 15.0
 """Seconds between two looks for upstreams that were not found on this machine."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
-LOOK_TIMEOUT = 3.0
-"""Seconds in which an upstream that is looked for must answer."""
 
 log = structlog.get_logger(__name__)
-
-
-def assemble(
-    config: Config,
-    target: TargetConfig,
-    client: Client,
-    board: Board,
-    store: Store | None,
-    *,
-    everything: bool = False,
-    found: Callable[[Sequence[TargetConfig]], None] = lambda _: None,
-    ports: Callable[[], Mapping[int, str]] = dict,
-) -> Watch:
-    """The parts that watch a target, put together; the target is on the board from now on.
-
-    Without a store nothing is remembered, as at a first start. With `everything` the upstream is asked for all that it
-    has, also what is not mapped. `found` is told the targets that the target's own upstream knows of; `ports` says
-    where on this machine which targets are watched.
-    """
-    kind = sources()[target.source]
-    table = SeriesTable({**target.labels, "source": target.source, "target": target.target_name})
-    saved, from_zero = store.load(target.target_name, target.place) if store is not None else (None, False)
-    written: Mapping[str, Any] | None = getattr(target, "map", None)
-    totals = Totals(
-        source_map(target.source) if written is None else own_map(written),
-        table,
-        keep=target.keep,
-        max_series=config.limits.series,
-        saved=saved,
-        from_zero=from_zero,
-    )
-    reader = Difference(totals, Limits(body=config.limits.body))
-    upstream = Upstream(client, target.url, _key_of(target), compression=target.compression, tls=_tls_of(target))
-    score = config.score
-    stalled_after = target.stalled_after or config.stalled_after
-    settings = Settings(score.window, score.minimum_requests, score.latency, score.ttft, stalled_after)
-    health = Health(target.source, target.target_name, target.labels, config.thresholds_of(target))
-    board.watch(health)
-    return Watch(
-        kind(
-            target,
-            Context(
-                upstream,
-                table,
-                totals,
-                reader,
-                everything,
-                timeout=target.timeout or config.timeout,
-                found=found,
-                newest=board.newest,
-                ports=ports,
-            ),
-        ),
-        totals,
-        reader,
-        Insight(settings, table),
-        url=target.place,
-        interval=config.interval_of(target),
-        timeout=target.timeout or config.timeout,
-        exclude=frozenset(target.exclude),
-        max_series=config.limits.series,
-        health=health,
-        board=board,
-        store=store,
-    )
-
-
-def _key_of(target: TargetConfig) -> Callable[[], str | None]:
-    """How the target's key is had, anew each time; one that cannot be had is the target's failure."""
-    secret: Callable[[], str | None] = getattr(target, "secret", lambda: None)
-
-    def key() -> str | None:
-        try:
-            return secret()
-        except SecretError as error:
-            raise ReadError("auth", str(error)) from None
-
-    return key
-
-
-def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
-    """What TLS is done with, read once it is needed; files that cannot be used are the target's failure."""
-
-    @cache
-    def context() -> SSLContext | None:
-        try:
-            return None if target.tls is None else target.tls.context()
-        except OSError as error:
-            raise ReadError("connect", f"{target.target_name}: the files of tls cannot be used: {error}") from None
-
-    return context
 
 
 def _common(config: Config) -> tuple[object, ...]:
@@ -382,8 +286,8 @@ class App:
             for target in source.candidates(self._environ):
                 if self._is_known(target):
                     continue
-                upstream = ways.setdefault(target.url, _way_to(client, target))
-                problem = await _problem_with(source, upstream, target)
+                upstream = ways.setdefault(target.url, way_to(client, target))
+                problem = await problem_with(source, upstream, target)
                 if problem is not None:
                     self._missing[target.target_name] = f"{kind}: {problem}"
                     log.debug("not found", source=kind, problem=problem)
@@ -417,54 +321,9 @@ class App:
         return target.target_name in self._unrecognised or _is_among(target, watched)
 
 
-async def recognised(client: Client, target: TargetConfig) -> TargetConfig | str:
-    """The target as one of the source that it is by what it answers; else why it is none."""
-    upstream = _way_to(client, target)  # one for all, so that what several look at is asked for once
-    problems = {kind: await _problem_with(source, upstream, target) for kind, source in sources().items()}
-    kind = next((kind for kind, problem in problems.items() if problem is None), None)
-    if kind is None:
-        return f"not recognised: {_summed_up(problems, target)} (say what it is with `source:`)"
-    return sources()[kind].Config(**{**target.model_dump(), "source": kind})
-
-
-async def _problem_with(source: type[Source], upstream: Upstream, target: TargetConfig) -> str | None:
-    """Why this is no such source, or None where it is."""
-    try:
-        async with asyncio.timeout(LOOK_TIMEOUT):
-            known = await source.recognise(upstream, target)
-    except ReadError as error:
-        return str(error)
-    except TimeoutError:
-        return f"{target.place}: no answer within {LOOK_TIMEOUT:g} s"
-    except Exception as error:  # what answers somewhere must not end the exporter
-        log.exception("a look failed by a defect of the exporter", source=source.kind)
-        return f"{target.place}: a defect of the exporter, please report it: {type(error).__name__}: {error}"
-    return None if known else _something_else(target)
-
-
 def _is_among(target: TargetConfig, others: Mapping[str, TargetConfig]) -> bool:
     """Whether one of the others has its name, or is at its place."""
     return target.target_name in others or any(
         (other.source, other.place) == (target.source, target.place) or (other.url and other.url == target.url)
         for other in others.values()
     )
-
-
-def _way_to(client: Client, target: TargetConfig) -> Upstream:
-    """The way on which a target is looked for, without its key."""
-    return Upstream(client, target.url, tls=_tls_of(target))
-
-
-def _something_else(target: TargetConfig) -> str:
-    return f"{target.place}: something else answers there"
-
-
-def _summed_up(problems: Mapping[str, str | None], target: TargetConfig) -> str:
-    """Why a target is none of the sources: what any of them was told, else that it is something else."""
-    kinds: dict[str, list[str]] = {}
-    for kind, problem in problems.items():
-        if problem and problem != _something_else(target):
-            kinds.setdefault(problem, []).append(kind)
-    if len(kinds) <= 1:
-        return next(iter(kinds), _something_else(target))
-    return "; ".join(f"{', '.join(names)}: {said}" for said, names in kinds.items())

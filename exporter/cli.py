@@ -18,20 +18,23 @@ import structlog
 from pydantic import ValidationError
 
 from exporter import __version__
-from exporter.app import App, assemble, recognised
+from exporter.app import App
 from exporter.config.load import ConfigError, load
-from exporter.config.model import Config, TargetConfig, WithKey
-from exporter.config.values import SecretError, shown
+from exporter.config.model import Config, TargetConfig
+from exporter.config.secret import SecretError, WithKey
+from exporter.config.values import shown
 from exporter.core.board import Board
 from exporter.core.fetch import session
 from exporter.core.poll import Watch
 from exporter.core.source import source_map
 from exporter.core.state import Store, default_directory
 from exporter.core.types import Reading
+from exporter.recognition import recognised
 from exporter.sources import sources
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
 from exporter.web.server import AddressTaken
+from exporter.wiring import assemble
 
 DESCRIPTION = """\
 Reads model servers, LiteLLM, NVIDIA Dynamo, etcd and NATS, and says what it finds in one vocabulary on :9400/metrics.

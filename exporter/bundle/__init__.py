@@ -46,7 +46,7 @@ class BundleError(Exception):
     """The folder cannot be written; the message says which and why."""
 
 
-def write(to: Path, *, for_kubernetes: bool = False, environ: Mapping[str, str] = os.environ) -> list[Path]:
+def write(to: Path, *, for_kubernetes: bool = False) -> list[Path]:
     """Write the bundle, and return what was written, in order. Raises BundleError."""
     try:
         if for_kubernetes:
@@ -55,7 +55,7 @@ def write(to: Path, *, for_kubernetes: bool = False, environ: Mapping[str, str] 
             return list(_written(to, made))
         names = [str(file.relative_to(shipped())) for file in _below(shipped())]
         _refuse_strangers(to, [*names, "README.md", "compose.override.yaml"], "README.md", MARK)
-        return [*_copied(to), *_written(to, _made(environ))]
+        return [*_copied(to), *_written(to, _made())]
     except OSError as error:
         raise BundleError(f"{error.filename or to}: cannot be written: {error.strerror}") from None
 
@@ -90,13 +90,13 @@ def _below(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _made(environ: Mapping[str, str]) -> dict[str, str]:
+def _made() -> dict[str, str]:
     """What depends on this machine, by its path in the bundle."""
     return {
         "README.md": README,
         "compose.override.yaml": CONTAINER,
         ".env": ENVIRONMENT,
-        "llm-exporter.yaml": configuration(asyncio.run(look(environ))),
+        "llm-exporter.yaml": configuration(asyncio.run(look(os.environ))),
     }
 
 

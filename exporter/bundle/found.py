@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ import yaml
 from pydantic import SecretStr
 
 from exporter.config.model import TargetConfig
-from exporter.core.errors import ReadError
-from exporter.core.fetch import Upstream, session
+from exporter.core.fetch import session
+from exporter.recognition import problem_with
 from exporter.sources import sources
+from exporter.wiring import way_to
 
-PATIENCE = 3.0
-"""Seconds in which what is looked for must answer."""
 HEAD = """\
 # What llm-exporter found on this machine. `llm-exporter check llm-exporter.yaml` reads each target once.
 # Every key: docs/configuration.md. Secrets are not written here: name the file or the variable that has them.
@@ -31,12 +29,8 @@ async def look(environ: Mapping[str, str]) -> list[TargetConfig]:
             for target in source.candidates(environ):
                 if any(other.target_name == target.target_name for other in found):
                     continue
-                try:
-                    async with asyncio.timeout(PATIENCE):
-                        if await source.recognise(Upstream(client, target.url), target):
-                            found.append(target)
-                except (ReadError, TimeoutError):
-                    continue
+                if await problem_with(source, way_to(client, target), target) is None:
+                    found.append(target)
     return found
 
 

@@ -15,6 +15,7 @@ from exporter.config import document
 from exporter.config.document import BrokenError, Node, Problem
 from exporter.config.model import Config, TargetConfig
 from exporter.config.values import nearest, shown
+from exporter.sources import sources
 
 Kinds = Mapping[str, type[TargetConfig]]
 
@@ -50,8 +51,6 @@ class ConfigError(Exception):
 
 def configured_kinds() -> dict[str, type[TargetConfig]]:
     """What `source` may be, and the keys of each: those of the sources' folders."""
-    from exporter.sources import sources
-
     return {kind: source.Config for kind, source in sources().items()}
 
 
@@ -61,12 +60,13 @@ def load(path: Path, kinds: Kinds | None = None, environ: Mapping[str, str] = os
     `kinds` are the targets that can be configured, by their `source`; left out, those there are.
     """
     text = _text(path)
-    every: dict[str, type[TargetConfig]] = {AUTO: TargetConfig, **(configured_kinds() if kinds is None else kinds)}
+    kinds = configured_kinds() if kinds is None else kinds
+    every: dict[str, type[TargetConfig]] = {AUTO: TargetConfig, **kinds}
     try:
         root, problems = document.read(text)
     except BrokenError as error:
         raise _refused(path, [error.problem], every) from None
-    check = _Check(root, problems, every, {"environ": environ, "directory": path.absolute().parent})
+    check = _Check(root, problems, every, {"environ": environ, "directory": path.absolute().parent, "kinds": kinds})
     config = check.config()
     if config is None or check.problems:
         raise _refused(path, check.problems, every)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -14,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SecretStr,
     SerializeAsAny,
     WithJsonSchema,
     field_validator,
@@ -22,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import ValidationInfo
 
-from exporter.config import secret
+from exporter.catalogue import families
 from exporter.config.values import (
     URL_SCHEMA,
     AbsolutePath,
@@ -30,7 +27,6 @@ from exporter.config.values import (
     BaseUrl,
     Duration,
     LabelName,
-    SecretError,
     Size,
     Text,
     UpstreamLabelName,
@@ -58,8 +54,6 @@ def _once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def excludable() -> list[str]:
     """The families of the catalogue that a target can have, and so can do without."""
-    from exporter.catalogue import families
-
     return [family.name for family in families().values() if "target" in family.labels]
 
 
@@ -80,11 +74,10 @@ def _family(value: str) -> str:
 FamilyName = Annotated[str, AfterValidator(_family), _Excludable()]
 
 
-def _source(value: str) -> str:
-    from exporter.sources import sources
-
-    if value not in sources():
-        raise ValueError(f"unknown source: {shown(value)} ({nearest(value, sources())})")
+def _source(value: str, info: ValidationInfo) -> str:
+    """The kind of a source; of a file that is loaded, of one that there is."""
+    if info.context is not None and value not in info.context["kinds"]:
+        raise ValueError(f"unknown source: {shown(value)} ({nearest(value, info.context['kinds'])})")
     return value
 
 
@@ -217,110 +210,6 @@ def host_and_port(url: str) -> str:
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-
-
-def _to_be_had(value: Any, info: ValidationInfo) -> Any:
-    """Of `NAME`, `NAME_file` and `NAME_env` one at most; while a file is loaded, one that is there."""
-    if value is None:
-        return value
-    assert info.field_name is not None  # noqa: S101 - it is a field's validator
-    name = info.field_name.removesuffix("_file").removesuffix("_env")
-    other = next((key for key in (name, f"{name}_file") if info.data.get(key) is not None), None)
-    if other is not None:
-        raise ValueError(f"a second {_called(name)} beside {other} (leave one of them out)")
-    if isinstance(value, SecretStr):
-        plain = value.get_secret_value()
-        if not plain or not plain.isprintable():
-            raise ValueError(f"not a {_called(name)} (write one line of text, or {name}_file)")
-        if re.fullmatch(r"\$\{\w+\}|\$[A-Z][A-Z0-9_]+|os\.environ/\w+", plain):  # as shells and LiteLLM write it
-            raise ValueError(f"the name of a {_called(name)}, not the {_called(name)} (write {name}_env: NAME)")
-    elif info.context is not None:
-        if info.field_name.endswith("_file") and "/" in value:
-            value = str(Path(info.context["directory"]) / value)
-        read = secret.from_file if info.field_name.endswith("_file") else secret.from_environment
-        try:
-            read(value, info.context["environ"])
-        except SecretError as error:
-            raise ValueError(str(error)) from None
-    return value
-
-
-def _called(name: str) -> str:
-    return name.removeprefix("api_")
-
-
-def _had(target: TargetConfig, name: str, environ: Mapping[str, str]) -> str | None:
-    """A secret as it is now, None where none is configured. Raises SecretError; never keeps what it read."""
-    file, variable, value = (getattr(target, key) for key in (f"{name}_file", f"{name}_env", name))
-    if file is not None:
-        return secret.from_file(file, environ)
-    if variable is not None:
-        return secret.from_environment(variable, environ)
-    return value.get_secret_value() if value is not None else None
-
-
-class WithKey(TargetConfig):
-    """A target that wants a key. At most one place for it is named."""
-
-    api_key: SecretStr | None = Field(
-        default=None, description="The key itself. Better: `api_key_file`, so that this file holds no secret."
-    )
-    api_key_file: str | None = Field(
-        default=None,
-        description="File with the key, read again each time. A name without a slash is looked for in "
-        "`$CREDENTIALS_DIRECTORY`; another path that does not begin with / starts at the configuration's folder.",
-    )
-    api_key_env: str | None = Field(default=None, description="Environment variable with the key.")
-
-    _one_key = field_validator("api_key", "api_key_file", "api_key_env")(_to_be_had)
-
-    def secret(self, environ: Mapping[str, str] = os.environ) -> str | None:
-        """The key as it is now, None where none is configured. Raises SecretError; never keeps what it read."""
-        return _had(self, "api_key", environ)
-
-
-class WithPassword(TargetConfig):
-    """A target that wants a user and a password."""
-
-    user: Text | None = Field(default=None, description="The user to log in as.")
-    password: SecretStr | None = Field(
-        default=None, description="The password itself. Better: `password_file`, so that this file holds no secret."
-    )
-    password_file: str | None = Field(
-        default=None, description="File with the password, read again each time; found as `api_key_file` is."
-    )
-    password_env: str | None = Field(default=None, description="Environment variable with the password.")
-
-    _one_password = field_validator("password", "password_file", "password_env")(_to_be_had)
-
-    @field_validator("password", "password_file", "password_env")
-    @classmethod
-    def _somebodys(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and info.data.get("user") is None:
-            raise ValueError("a password without a user (write user, too)")
-        return value
-
-    def login(self, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-        """User and password as they are now, None where no user is configured. Raises SecretError."""
-        return None if self.user is None else (self.user, _had(self, "password", environ) or "")
-
-
-class WithToken(TargetConfig):
-    """A target that wants a token."""
-
-    token: SecretStr | None = Field(
-        default=None, description="The token itself. Better: `token_file`, so that this file holds no secret."
-    )
-    token_file: str | None = Field(
-        default=None, description="File with the token, read again each time; found as `api_key_file` is."
-    )
-    token_env: str | None = Field(default=None, description="Environment variable with the token.")
-
-    _one_token = field_validator("token", "token_file", "token_env")(_to_be_had)
-
-    def secret_token(self, environ: Mapping[str, str] = os.environ) -> str | None:
-        """The token as it is now, None where none is configured. Raises SecretError."""
-        return _had(self, "token", environ)
 
 
 class Thresholds(Section):

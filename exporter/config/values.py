@@ -26,10 +26,6 @@ RESERVED_LABELS = frozenset(
 """Labels that Prometheus, or what deploys us, attaches to a target: an exposed one would be renamed `exported_…`."""
 
 
-class SecretError(Exception):
-    """A secret cannot be had. The message says which file or variable and what to do, never what it holds."""
-
-
 def shown(value: object) -> str:
     """A mistaken value as a message may show it: short, on one line, without userinfo or query.
 

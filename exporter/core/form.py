@@ -85,8 +85,8 @@ def _list(check: Check, *, least: int = 0) -> Check:
     return checked
 
 
-def _one_or_more(check: Check, *, least: int = 0) -> Check:
-    several = _list(check, least=least)
+def _one_or_more(check: Check) -> Check:
+    several = _list(check)
     return lambda given, path: (several if isinstance(given, list) else check)(given, path)
 
 

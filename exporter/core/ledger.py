@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from exporter.core.mapping import Rule
+from exporter.core.rule import Rule
 from exporter.core.types import Series
 
 NOWHERE = 0

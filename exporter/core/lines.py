@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from math import inf, isfinite, nan
 from operator import add, sub
 from typing import Any, Protocol
 
 from exporter.core.ledger import NOWHERE, Ledger
-from exporter.core.mapping import Rule
-from exporter.core.types import Series
 
 RETENTION = 3600.0
 """Seconds for which a vanished line's last value is remembered."""
@@ -295,63 +293,6 @@ class Refused(Single):
     def vanished(self) -> float:
         self._refused[self.reason] -= 1
         return 0.0
-
-
-class GaugeLine(Single):
-    """A line whose newest value is shown."""
-
-    __slots__ = ("_owner", "changed", "kind", "pid", "slots")
-
-    def __init__(self, owner: Owner, kind: Kind, slots: list[GaugeSlot], value: float, pid: str | None) -> None:
-        super().__init__(value)
-        self._owner = owner
-        self.kind = kind
-        self.slots = slots
-        self.pid = pid
-        self.changed = owner.read
-
-    def take(self, values: Sequence[float], places: Sequence[int] | None = None) -> None:  # noqa: ARG002 - it is one
-        self.last = values[0]
-        self.changed = self._owner.read
-        for slot in self.slots:
-            slot.merged = None
-
-    def vanished(self) -> float:
-        self._owner.present[self.kind] -= 1
-        for slot in self.slots:
-            del slot.lines[self]
-            slot.merged = None
-        return 0.0
-
-
-@dataclass(slots=True, eq=False)
-class GaugeSlot:
-    """A gauge series and the lines that fall together in it, each with what tells copies of one gauge apart."""
-
-    series: Series
-    rule: Rule
-    lines: dict[GaugeLine, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    merged: tuple[float | None] | None = None  # the value, where no line has changed since
-
-    @property
-    def value(self) -> float | None:
-        """The merged value of the lines, or None where there is none to show."""
-        if self.merged is None:
-            self.merged = (self._merge(),)
-        return self.merged[0]
-
-    def _merge(self) -> float | None:
-        """Of copies (one gauge told by several workers) those count that changed last."""
-        newest: dict[tuple[tuple[str, str], ...], int] = {}
-        for line, copy in self.lines.items():
-            newest[copy] = max(newest.get(copy, 0), line.changed)
-        values = [
-            line.last for line, copy in self.lines.items() if line.changed == newest[copy] and -inf < line.last < inf
-        ]
-        if not values or (self.rule.merge == "none" and len(values) > 1):
-            return None
-        merged = max(values) if self.rule.merge == "max" else min(values) if self.rule.merge == "min" else sum(values)
-        return merged * self.rule.scale
 
 
 class IdentityLine(Single):

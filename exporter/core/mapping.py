@@ -1,9 +1,8 @@
 """From an upstream's words to ours: what `map.yaml` says, checked at load and applied to a line once.
 
 A map is a list of rules. A rule feeds one of our families from an ordered list of upstream names, newest first, which
-are alternatives and never added; several rules for one family are different events and add up. What a rule says of
-labels is worked out when a line is seen for the first time; from then on the line is known by its bytes, so nothing
-here needs to be fast.
+are alternatives and never added; several rules for one family are different events and add up. What a rule says of a
+line's labels stands in `rule.py`.
 
 An upstream name that begins with `*` stands for all that end in what follows (`*_requests_total`), for upstreams whose
 prefix their users choose. A name that is written out wins over endings, a longer ending over a shorter one, and names
@@ -16,20 +15,16 @@ the same series of a gauge, the first of them that is there is shown.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from exporter.catalogue import COMMON, rules_of
 from exporter.core import form
 from exporter.core.form import MapError, Path
-from exporter.core.types import Family, Kind
-
-Merge = Literal["sum", "max", "min", "none"]
-Progress = Literal["running", "end", "none"]
-Labels = Mapping[str, str]
+from exporter.core.rule import Pick, Rule, Way, conditions, listed
+from exporter.core.types import Family, Kind, LabelSet
 
 KEPT_VALUES = 20
 """An upstream label that the configuration keeps shows this many values; the rest is `other`."""
@@ -38,117 +33,6 @@ TABLE_LENGTH = 10_000
 """Entries of a table at most."""
 
 _HISTOGRAM = ("_bucket", "_count", "_sum")
-_PATH = re.compile(r"/|\.{1,2}/|~|[a-zA-Z]:[\\/]|[a-z0-9]+://")
-_CACHED = re.compile(r"[\\/]models--([^\\/]+?)--([^\\/]+)")
-
-__all__ = ["KEPT_VALUES", "TABLE_LENGTH", "Labels", "MapError", "Pick", "Rule", "SourceMap", "Table", "Way", "alias"]
-
-
-def alias(model: str) -> str:
-    """What a model is called that an engine was given as a path: the path's last part, so that no path is a label.
-
-    Of a snapshot in the cache of Hugging Face's hub it is the owner and the name.
-    """
-    if not _PATH.match(model):
-        return model
-    cached = _CACHED.search(model)
-    return f"{cached[1]}/{cached[2]}" if cached else re.split(r"[\\/]", model.rstrip("\\/"))[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What a line's labels must look like: patterns by upstream label; an absent label reads as ''."""
-
-    patterns: tuple[tuple[str, tuple[str, ...]], ...]
-
-    def holds(self, labels: Labels) -> bool:
-        return all(
-            any(fnmatchcase(labels.get(name, ""), pattern) for pattern in patterns) for name, patterns in self.patterns
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """Where one label of ours comes from.
-
-    The first of the upstream labels `names` that is present (`hexadecimal`: where it is a decimal number, made so;
-    `served`: the name of a model, and of a path its `alias`); or the value of the first of `cases` that holds; or, with
-    `table`, what the table knows of the upstream label `key`, and `names` only where it knows nothing.
-    """
-
-    names: tuple[str, ...] = ()
-    cases: tuple[tuple[str, Condition], ...] = ()
-    otherwise: str | None = None
-    table: str | None = None
-    key: str = ""
-    hexadecimal: bool = False
-    served: bool = False
-
-    def named(self, labels: Labels) -> str | None:
-        """The value of the first of `names` that is present."""
-        value = next((labels[name] for name in self.names if name in labels), None)
-        if value is not None and self.hexadecimal and re.fullmatch("[0-9]{1,20}", value):
-            return f"{int(value):x}"
-        return alias(value) if value is not None and self.served else value
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One way in which a family is fed. `key` names it in the state file; `declared` are the TYPEs of its upstream.
-
-    `part` is what of a summary it feeds, `_sum` or `_count`, and empty where the family is none; `origin` is the source
-    whose map was included, and empty where the rule is the map's own.
-
-    `lazy` says that the upstream does not show the counter until it has counted; if not, one that it does not show is
-    one that it cannot tell, and no 0.
-
-    `progress` says when the upstream moves it: while a request runs, at the end of one that was served, or also where
-    nothing gets on (a request arrives, a client gives up).
-    """
-
-    key: str
-    family: Family
-    sources: tuple[str, ...]
-    labels: tuple[tuple[str, Pick], ...]
-    constant: tuple[tuple[str, str], ...]
-    scale: float
-    merge: Merge
-    copies: frozenset[str]
-    only: tuple[Condition, ...]
-    drop: tuple[Condition, ...]
-    when: frozenset[str]
-    declared: frozenset[str]
-    lazy: bool
-    progress: Progress
-    part: str
-    origin: str = ""
-
-    def sample(self, alternative: int, suffix: str) -> str:
-        """The upstream's name of the samples that feed this part of the family."""
-        return self.sources[alternative] + ("" if self.part else suffix)
-
-    def boundary(self, le: str) -> float:
-        """A bucket's boundary in our unit. Raises ValueError where it is not a number."""
-        bound = float(le)
-        return bound if self.scale == 1.0 else float(f"{bound * self.scale:.12g}")
-
-    @property
-    def internal(self) -> bool:
-        """Whether what the rule feeds is for our own code alone."""
-        return self.family.order < 0
-
-    def agrees(self, labels: Labels) -> bool:
-        """Whether the rule may feed a series that has these labels of ours."""
-        return all(labels.get(name, value) == value for name, value in self.constant)
-
-    @property
-    def lookups(self) -> Iterator[tuple[str, str]]:
-        """Each table that a label of this rule is looked up in, with the upstream label looked up."""
-        return ((pick.table, pick.key) for _, pick in self.labels if pick.table is not None)
-
-
-Way = tuple[Rule, int, str]
-"""How a sample feeds a rule: the rule, the number of the alternative, the part of a histogram that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,32 +41,6 @@ class Table:
 
     key: str
     values: tuple[str, ...]
-
-
-def _listed(given: Any) -> tuple[str, ...]:
-    return tuple(str(item) for item in given) if isinstance(given, list) else (str(given),)
-
-
-def _conditions(given: Any) -> tuple[Condition, ...]:
-    return tuple(
-        Condition(tuple((name, _listed(patterns)) for name, patterns in condition.items())) for condition in given
-    )
-
-
-def _pick(given: Any) -> Pick:
-    if not isinstance(given, dict):
-        return Pick(names=_listed(given))
-    if "hex" in given:
-        return Pick(names=_listed(given["hex"]), hexadecimal=True)
-    if "served" in given:
-        return Pick(names=_listed(given["served"]), served=True)
-    if "lookup" in given:
-        return Pick(names=_listed(given.get("else", [])), table=given["lookup"], key=given["by"])
-    cases = tuple(
-        (case["is"], _conditions([{name: value for name, value in case.items() if name != "is"}])[0])
-        for case in given["cases"]
-    )
-    return Pick(cases=cases, otherwise=given.get("else"))
 
 
 class SourceMap:
@@ -216,13 +74,13 @@ class SourceMap:
         self.experimental = bool(given.get("experimental"))
         self._absent = frozenset("" if value is None else str(value) for value in given.get("absent", ("",)))
         self.copies = frozenset(given.get("copies", ()))
-        self._drop = _conditions(given.get("drop", ()))
+        self._drop = conditions(given.get("drop", ()))
         self._prefixes: Mapping[str, list[str]] = given.get("prefixes", {})
         self.tables = {
-            name: Table(table["key"], _listed(table["value"])) for name, table in given.get("tables", {}).items()
+            name: Table(table["key"], listed(table["value"])) for name, table in given.get("tables", {}).items()
         }
         self.rules = (*self._included(given, families, others), *self._rules(given, families))
-        self._not = _listed(given.get("not", []))
+        self._not = listed(given.get("not", []))
         self._by_sample: dict[str, list[Way]] = {}
         self._by_ending: dict[str, list[Way]] = {}
         self._matched: dict[str, list[Way]] = {}  # names that have an ending, with what they feed
@@ -282,7 +140,7 @@ class SourceMap:
         if (family.kind == "summary") != ("part" in given):
             remedy = "write part: sum, or part: count" if family.kind == "summary" else "leave part: out"
             raise MapError(f"{family.name} is a {family.kind} ({remedy})", path)
-        picks = {name: _pick(pick) for name, pick in given.get("labels", {}).items()}
+        picks = {name: Pick.of(pick) for name, pick in given.get("labels", {}).items()}
         constant = {name: str(value) for name, value in given.get("constant", {}).items()}
         for place, names in (("labels", picks), ("constant", constant)):
             for name in names:
@@ -290,34 +148,34 @@ class SourceMap:
                     raise MapError(f"{family.name} has no label {name} (it has {family.labels})", (*path, place, name))
         if self.layer and "layer" in family.labels:
             constant.setdefault("layer", self.layer)
-        for name, values in family.closed.items():
-            if extra := _told(name, picks.items(), constant.items()) - set(values):
-                raise MapError(f"{name}={sorted(extra)} is not one of {values}", (*path, "labels"))
-        merge: Merge = given.get("merge", "none" if family.kind == "gauge" else "sum")
-        if family.kind != "gauge" and merge != "sum":
-            raise MapError("how gauges are merged, and this is none (leave it out; for gauges only)", (*path, "merge"))
-        for name, pick in picks.items():
-            if pick.table is not None and pick.table not in self.tables:
-                known = sorted(self.tables)
-                raise MapError(f"no table {pick.table} (known: {known})", (*path, "labels", name, "lookup"))
         part = f"_{given['part']}" if "part" in given else ""
-        return Rule(
+        rule = Rule(
             key=key,
             family=family,
             sources=self._spelled(given["from"]),
             labels=tuple(picks.items()),
             constant=tuple(constant.items()),
             scale=float(given.get("scale", 1.0)),
-            merge=merge,
+            merge=given.get("merge", "none" if family.kind == "gauge" else "sum"),
             copies=frozenset(given.get("copies", self.copies)),
-            only=_conditions(given.get("only", ())),
-            drop=(*self._drop, *_conditions(given.get("drop", ()))),
+            only=conditions(given.get("only", ())),
+            drop=(*self._drop, *conditions(given.get("drop", ()))),
             when=frozenset(given.get("when", ())),
-            declared=frozenset(_listed(given.get("declared", "counter" if part else family.kind))),
+            declared=frozenset(listed(given.get("declared", "counter" if part else family.kind))),
             lazy=bool(given.get("lazy", True)),
             progress=given.get("progress", "end"),
             part=part,
         )
+        for name, values in family.closed.items():
+            if extra := rule.told(name) - set(values):
+                raise MapError(f"{name}={sorted(extra)} is not one of {values}", (*path, "labels"))
+        if family.kind != "gauge" and rule.merge != "sum":
+            raise MapError("how gauges are merged, and this is none (leave it out; for gauges only)", (*path, "merge"))
+        for name, pick in rule.labels:
+            if pick.table is not None and pick.table not in self.tables:
+                known = sorted(self.tables)
+                raise MapError(f"no table {pick.table} (known: {known})", (*path, "labels", name, "lookup"))
+        return rule
 
     @property
     def internal(self) -> frozenset[str]:
@@ -365,7 +223,7 @@ class SourceMap:
         """A line's labels without those whose value means that there is none."""
         return {name: value for name, value in labels if value not in self._absent}
 
-    def learn(self, labels: Labels, tables: Mapping[str, dict[str, str]]) -> None:
+    def learn(self, labels: LabelSet, tables: Mapping[str, dict[str, str]]) -> None:
         """Take from a line what it says about the tables. What was learnt first stays."""
         for name, table in self.tables.items():
             if table.key in labels and labels[table.key] not in tables[name] and len(tables[name]) < TABLE_LENGTH:
@@ -374,49 +232,15 @@ class SourceMap:
                         tables[name][labels[table.key]] = labels[value]
                         break
 
-    @staticmethod
-    def place(
-        rule: Rule, labels: Labels, tables: Mapping[str, Mapping[str, str]]
-    ) -> tuple[tuple[str, str], ...] | None:
-        """Our labels for a line under a rule, or None where the rule leaves the line out."""
-        if any(condition.holds(labels) for condition in rule.drop):
-            return None
-        if rule.only and not any(condition.holds(labels) for condition in rule.only):
-            return None
-        ours = dict(rule.constant)
-        for name, pick in rule.labels:
-            value = pick.otherwise
-            if pick.table is not None:
-                value = tables[pick.table].get(labels.get(pick.key, ""))
-            for case, condition in pick.cases:
-                if condition.holds(labels):
-                    value = case
-                    break
-            if value is None:
-                value = pick.named(labels)
-            if value is not None:
-                ours[name] = value
-        return tuple(sorted(ours.items()))
-
-    def is_lazy(self, family: Family, beside: Mapping[str, str], origins: Container[str]) -> bool:
+    def is_lazy(self, family: Family, beside: LabelSet, origins: Container[str]) -> bool:
         """Whether a counter that the upstream does not show may be 0 beside these labels."""
         return any(rule.lazy for rule in self._beside(family, beside, origins))
 
-    def tells(self, family: Family, label: str, beside: Mapping[str, str], origins: Container[str]) -> frozenset[str]:
+    def tells(self, family: Family, label: str, beside: LabelSet, origins: Container[str]) -> frozenset[str]:
         """The values of a closed label that this upstream can tell, beside the other labels of a series."""
         rules = self._beside(family, beside, origins)
-        return frozenset(told for rule in rules for told in _told(label, rule.labels, rule.constant))
+        return frozenset(told for rule in rules for told in rule.told(label))
 
-    def _beside(self, family: Family, beside: Mapping[str, str], origins: Container[str]) -> list[Rule]:
+    def _beside(self, family: Family, beside: LabelSet, origins: Container[str]) -> list[Rule]:
         """The rules that can feed a family beside these labels, of the maps that what is beside it comes from."""
         return [rule for rule in self.rules if rule.family is family and rule.origin in origins and rule.agrees(beside)]
-
-
-def _told(label: str, picks: Iterable[tuple[str, Pick]], constant: Iterable[tuple[str, str]]) -> set[str]:
-    """The values that a rule can give a label, beside those it copies from the upstream."""
-    told = {value for name, value in constant if name == label}
-    for name, pick in picks:
-        if name == label:
-            told.update(value for value, _ in pick.cases)
-            told.update({pick.otherwise} if pick.otherwise else ())
-    return told

@@ -1,4 +1,4 @@
-"""What a new line is called in our words, where the line alone does not say it.
+"""What a new line is called in our words.
 
 Two things take the rest of the body: a label that is looked up in a table (a deployment's group, learnt from other
 lines), and which values of a kept label are large enough to be shown. Lines that depend on them wait until the body has
@@ -11,8 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from exporter.core.lines import Waiting
-from exporter.core.mapping import KEPT_VALUES, Rule, SourceMap
+from exporter.core.mapping import KEPT_VALUES, SourceMap
+from exporter.core.rule import Rule
+from exporter.core.types import Labels, LabelSet, Series, SeriesTable
 from exporter.text.parse import Line
+
+LABEL_LENGTH = 512
+"""Characters of a label's value at most; a line with more is left out."""
+
+
+def is_too_long(*several: Labels) -> bool:
+    """Whether a label's value has more characters than it may."""
+    return any(len(value) > LABEL_LENGTH for labels in several for _, value in labels)
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +30,7 @@ class Undecided:
     """A line whose place depends on the rest of the body; `known` stands for it until then."""
 
     line: Line
-    labels: Mapping[str, str]  # those that it really has
+    labels: LabelSet  # those that it really has
     type: str | None
     known: Waiting
 
@@ -28,8 +38,11 @@ class Undecided:
 class Naming:
     """Tables and kept labels of one target. `keep` names the upstream labels to keep, `shown` their saved values."""
 
-    def __init__(self, source_map: SourceMap, keep: Iterable[str], shown: Mapping[str, list[str]]) -> None:
+    def __init__(
+        self, source_map: SourceMap, table: SeriesTable, keep: Iterable[str], shown: Mapping[str, list[str]]
+    ) -> None:
         self._map = source_map
+        self._table = table
         self._tables: dict[str, dict[str, str]] = {name: {} for name in source_map.tables}
         self._keep = tuple(keep)
         self.shown = {name: list(shown[name]) for name in self._keep if name in shown}
@@ -41,7 +54,7 @@ class Naming:
         self._map.learn(labels, self._tables)
         return labels
 
-    def must_wait(self, line: Line, labels: Mapping[str, str]) -> bool:
+    def must_wait(self, line: Line, labels: LabelSet) -> bool:
         """Whether the line's place depends on the rest of the body."""
         return any(name in labels and name not in self.shown for name in self._keep) or any(
             key in labels and labels[key] not in self._tables[table]
@@ -49,7 +62,7 @@ class Naming:
             for table, key in rule.lookups
         )
 
-    def wait(self, line: Line, upstream_type: str | None, labels: Mapping[str, str]) -> Waiting:
+    def wait(self, line: Line, upstream_type: str | None, labels: LabelSet) -> Waiting:
         """What stands for the line until the body has ended."""
         known = Waiting()
         self._waiting.append(Undecided(line, labels, upstream_type, known))
@@ -79,7 +92,7 @@ class Naming:
             ranked = sorted((-weight, value) for value, weight in weights.items())
             self.shown[name] = [value for _, value in ranked[:KEPT_VALUES]]
 
-    def kept(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    def kept(self, labels: LabelSet) -> Iterator[tuple[str, str]]:
         """The kept labels of a line; a value beyond those that are shown is `other`. Who is shown stays."""
         for name in self._keep:
             if name in labels:
@@ -88,6 +101,10 @@ class Naming:
                     shown.append(labels[name])
                 yield name, labels[name] if labels[name] in shown else "other"
 
-    def place(self, rule: Rule, labels: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
+    def place(self, rule: Rule, labels: LabelSet) -> Labels | None:
         """Our labels for a line under a rule, or None where the rule leaves the line out."""
-        return self._map.place(rule, labels, self._tables)
+        return rule.place(labels, self._tables)
+
+    def series(self, rule: Rule, ours: Labels, kept: Labels, suffix: str, le: float | None) -> Series:
+        """The series of ours that a line with these labels feeds; what is for our own code alone keeps none."""
+        return self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 
 import structlog
@@ -64,7 +64,6 @@ class Watch:
         health: Health,
         board: Board,
         store: Store | None,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         self.health = health
         self._source = source
@@ -78,7 +77,6 @@ class Watch:
         self._max_series = max_series
         self._board = board
         self._store = store
-        self._wall = wall
         self._pause = 0.0  # for which the upstream is left alone since it refused, or was silent
         self._saved = 0.0
         self._dirty = False
@@ -172,7 +170,7 @@ class Watch:
         failure = result.failure
         return Reading(
             target=self.health.target,
-            at=self._wall(),
+            at=time.time(),
             seconds=seconds,
             samples=self._samples(result.samples),
             advice=tuple(result.advice),
@@ -184,7 +182,7 @@ class Watch:
     def _totals(self, own: Sequence[Sample]) -> Samples:
         """What the totals and insight say now."""
         # first: it may move what is shown
-        more = self._insight.observe(self.totals, own, time.monotonic(), self._wall())
+        more = self._insight.observe(self.totals, own, time.monotonic(), time.time())
         shown = self.totals.samples(self.health.carried)
         for series, value in more:
             shown.series.append(series)
@@ -219,7 +217,7 @@ class Watch:
             reason = "internal"
             text = f"a defect of the exporter, please report it: {type(error).__name__}: {error}"
             log.error("a read failed by a defect of the exporter", target=self.health.target, exc_info=error)
-        return Reading(self.health.target, self._wall(), seconds, reason=reason, error=text)
+        return Reading(self.health.target, time.time(), seconds, reason=reason, error=text)
 
     def _log(self, reading: Reading) -> None:
         """Log where the state of the target changes, and only there."""

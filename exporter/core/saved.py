@@ -10,16 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from exporter.catalogue import families
+from exporter.core.ledger import Ledger, Slot
+from exporter.core.lines import Counters
+from exporter.core.mapping import SourceMap
+from exporter.core.rule import Rule
+from exporter.core.shown import Output, Shown
 from exporter.core.types import Series, SeriesTable
-
-if TYPE_CHECKING:
-    from exporter.core.ledger import Ledger, Slot
-    from exporter.core.lines import Counters
-    from exporter.core.shown import Output
-    from exporter.core.total import Totals
 
 
 def fingerprint(identity: bytes) -> int:
@@ -70,6 +69,18 @@ def slots(ledger: Ledger, counters: Iterable[Counters], chosen: Mapping[str, int
         ]
 
 
+class Owner(Protocol):
+    """What is needed of the Totals that go on."""
+
+    map: SourceMap
+    ledger: Ledger
+    shown: Shown
+    counters: set[Counters]
+    chosen: dict[str, int]
+
+    def slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """What came of it: the series that go on, and whether another process answers now."""
@@ -78,7 +89,7 @@ class Resumed:
     another: bool
 
 
-def resume(totals: Totals, saved: Mapping[str, Any], start: float | None, table: SeriesTable, until: float) -> Resumed:
+def resume(totals: Owner, saved: Mapping[str, Any], start: float | None, table: SeriesTable, until: float) -> Resumed:
     """Set the totals so that they go on from what was saved, after the first whole body.
 
     `start` is when the process that answers began, where it tells; what went on but is not there is shown `until` then.

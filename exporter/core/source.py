@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from exporter.catalogue import families, maps
+from exporter.config.model import TargetConfig
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Answer, Upstream, refuse_markup
 from exporter.core.http import RECEIVE, SLICE
@@ -16,10 +17,6 @@ from exporter.core.mapping import SourceMap
 from exporter.core.total import Totals
 from exporter.core.types import Advice, Reading, Sample, Series, SeriesTable, escaped, number
 from exporter.text.difference import Difference
-
-if TYPE_CHECKING:
-    from exporter.config.model import TargetConfig
-
 
 Row = tuple[str, Mapping[str, object], float]
 """A sample under an upstream's name: name, labels, value."""

@@ -6,13 +6,10 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
+from exporter.config.model import Tls
 from exporter.core.errors import ReadError
 from exporter.core.http import unreachable
-
-if TYPE_CHECKING:
-    from exporter.config.model import Tls
 
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python does not name: all is checked but whether it has expired."""

@@ -19,34 +19,30 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from typing import Any
-from weakref import WeakSet
 
 from exporter.core import saved as saving
+from exporter.core.alike import Alike, Model
+from exporter.core.gauges import GaugeLine, Gauges, GaugeSlot
 from exporter.core.ledger import Ledger, Slot
 from exporter.core.lines import (
     RETENTION,
     Counters,
     CreatedLines,
-    GaugeLine,
-    GaugeSlot,
     IdentityLine,
     Kind,
     Refused,
 )
-from exporter.core.mapping import Rule, SourceMap
-from exporter.core.naming import Naming
+from exporter.core.mapping import SourceMap
+from exporter.core.naming import Naming, is_too_long
 from exporter.core.process import Process
+from exporter.core.rule import Rule
 from exporter.core.shown import Shown
-from exporter.core.types import Family, Labels, Sample, Samples, Series, SeriesTable
+from exporter.core.types import Family, Labels, LabelSet, Sample, Samples, Series, SeriesTable
 from exporter.text.parse import Line
 from exporter.text.sink import Ignored, Known
-
-LABEL_LENGTH = 512
-"""Characters of a label's value at most; a line with more is left out."""
 
 FINGERPRINTS = 10_000
 """Forgotten lines that are told from new ones when they come back; while they are gathered, up to twice as many."""
@@ -61,19 +57,6 @@ REFUSALS = {
 
 _UNTOLD = (None, "untyped", "unknown")
 _LEFT_OUT = Ignored()
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Model:
-    """What the children of one histogram have in common: the rules they feed, and of each line its part.
-
-    `lanes` are the slots' numbers by labels, for each child of ours that was seen.
-    """
-
-    kind: Kind
-    rules: tuple[tuple[Rule, int], ...]
-    parts: tuple[tuple[str, float | None], ...]  # suffix and boundary
-    lanes: dict[object, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 class Totals:
@@ -122,18 +105,17 @@ class Totals:
         self._internal: dict[str, list[tuple[Series, Slot]]] = {
             rule.key: [] for rule in source_map.rules if rule.internal
         }
-        self._gauges: dict[tuple[str, int, Series], GaugeSlot] = {}  # by rule, alternative and series
-        self._before = source_map.before()
-        self._models: WeakSet[Model] = WeakSet()
         self._forgotten: dict[int, None] = dict.fromkeys((saved or {}).get("forgotten", ()))
         self._created: set[CreatedLines] = set()
 
-        self._naming = Naming(source_map, keep, (saved or {}).get("kept", {}))
+        self._naming = Naming(source_map, table, keep, (saved or {}).get("kept", {}))
+        self._alike = Alike(source_map, self._naming, self.ledger, self.slot)
         self._wanted: dict[str, bool] = {}
         self._places: dict[tuple[object, ...], Series] = {}  # of lines opened in this body
         self._kinds: dict[tuple[str, frozenset[tuple[str, int]]], Kind] = {}
 
         self.chosen = {rule.key: 0 for rule in source_map.rules}
+        self._gauges = Gauges(source_map, self.chosen)
         self._gates = frozenset(name for rule in source_map.rules for name in rule.when)
         self._open_gates: set[str] = set()
 
@@ -198,11 +180,12 @@ class Totals:
         """As if no body had ever begun."""
         self.shown = Shown(self.map, self._table, self.ledger, self._is_shown, self._max_series)
         self.ledger.clear()
-        for places in (self._gauges, self.counters, self._created, self.refused, self.present, self._open_gates):
+        self._gauges.clear()
+        for places in (self.counters, self._created, self.refused, self.present, self._open_gates):
             places.clear()
         for slots in self._internal.values():
             slots.clear()
-        self._models.clear()
+        self._alike.forget()
         self._forgotten = dict.fromkeys((self._saved or {}).get("forgotten", ()))
         self._process = Process(ordered=self.map.identity_label is None)
         self._identity_line = None
@@ -215,8 +198,7 @@ class Totals:
         parted = self._process.end()
         if parted:
             self._part()
-        for key in [key for key, slot in self._gauges.items() if not slot.lines]:
-            del self._gauges[key]
+        self._gauges.drop_empty()
         self._choose()
         if self._saved is not None:
             self._resume(self._saved)
@@ -262,9 +244,9 @@ class Totals:
         key = what, frozenset(ways)
         return self._kinds.setdefault(key, Kind(*key))
 
-    def _place(self, line: Line, labels: Mapping[str, str], upstream_type: str | None) -> Known:
+    def _place(self, line: Line, labels: LabelSet, upstream_type: str | None) -> Known:
         slots: list[Slot] = []
-        gauges: list[tuple[GaugeSlot, tuple[tuple[str, str], ...]]] = []
+        gauges: list[tuple[GaugeSlot, Labels]] = []
         ways: list[tuple[str, int]] = []
         kept = tuple(self._naming.kept(labels))
         for rule, alternative, suffix in self.map.wants(line.name):
@@ -273,7 +255,7 @@ class Totals:
                 continue
             if not rule.internal and upstream_type not in (*_UNTOLD, *rule.declared):
                 return Refused(self.refused, "type")
-            if _is_too_long(ours, kept):
+            if is_too_long(ours, kept):
                 return Refused(self.refused, "limit")
             le = None
             if suffix == "_bucket":
@@ -284,9 +266,9 @@ class Totals:
             place = rule.key, ours, kept, suffix, le
             series = self._places.get(place)
             if series is None:
-                series = self._places[place] = self._series(rule, ours, kept, suffix, le)
+                series = self._places[place] = self._naming.series(rule, ours, kept, suffix, le)
             if rule.family.kind == "gauge":
-                gauge = self._gauge(rule, alternative, series)
+                gauge = self._gauges.slot(rule, alternative, series, full=self._is_full())
                 if gauge is None:
                     return Refused(self.refused, "limit")
                 gauges.append(
@@ -329,57 +311,14 @@ class Totals:
         return known
 
     def model(self, known: Known) -> Model | None:
-        if not isinstance(known, Counters):
-            return None
-        slots = {slot.number: (place, slot) for place, slot in self.ledger.slots.items()}
-        rules, parts = [], None
-        for lane in known.lanes:
-            told = [slots[number] for number in lane if number in slots]
-            of_lane = tuple((series.suffix, series.le) for (_, _, series), _ in told)
-            rule = told[0][1].rule if told else None
-            if rule is None or len(told) != len(lane) or parts not in (None, of_lane):
-                return None
-            parts = of_lane
-            rules.append((rule, told[0][1].alternative))
-            sources = {self._fed_by(rule.sample(told[0][1].alternative, suffix)) for suffix, _ in of_lane}
-            if len(sources) > 1:
-                return None
-        if parts is None:
-            return None
-        model = Model(known.kind, tuple(rules), parts)
-        self._models.add(model)
-        return model
-
-    def _fed_by(self, name: str) -> tuple[tuple[str, int], ...]:
-        return tuple((rule.key, alternative) for rule, alternative, _ in self.map.wants(name))
+        return self._alike.model(known) if isinstance(known, Counters) else None
 
     def open_like(self, model: Model, line: Line, values: Sequence[float]) -> Known | None:
         if self._forgotten or self._owes() or min(values) < 0.0:
             return None
-        labels = self._naming.learn(line)
-        if self._naming.must_wait(line, labels):
-            return None
-        kept = tuple(self._naming.kept(labels))
-        placed = [
-            ((rule, alternative), ours)
-            for rule, alternative, _ in self.map.wants(line.name)
-            if (ours := self._naming.place(rule, labels)) is not None
-        ]
-        if tuple(rule for rule, _ in placed) != model.rules or any(_is_too_long(ours, kept) for _, ours in placed):
-            return None
-        key = tuple(ours for _, ours in placed), kept
-        lanes = model.lanes.get(key)
+        lanes = self._alike.lanes(model, line)
         if lanes is None:
-            made = []
-            for (rule, alternative), ours in placed:
-                slots = [
-                    self.slot(rule.key, rule, alternative, self._series(rule, ours, kept, suffix, le))
-                    for suffix, le in model.parts
-                ]
-                if None in slots:
-                    return None
-                made.append(tuple(slot.number for slot in slots if slot is not None))
-            lanes = model.lanes[key] = tuple(made)
+            return None
         known = Counters(self, model.kind, lanes, values)
         self.present[model.kind] += 1
         for lane in lanes:
@@ -399,9 +338,6 @@ class Totals:
             self._forgotten[saving.fingerprint(identity)] = None
         if len(self._forgotten) >= 2 * FINGERPRINTS:  # one by one each would be searched for behind those before it
             self._forgotten = dict.fromkeys(islice(self._forgotten, FINGERPRINTS, None))
-
-    def _series(self, rule: Rule, ours: Labels, kept: Labels, suffix: str, le: float | None) -> Series:
-        return self._table(rule.family, ours if rule.internal else (*ours, *kept), suffix, le)
 
     def slot(self, key: str, rule: Rule | None, alternative: int, series: Series) -> Slot | None:
         """The slot of this place, made where it is new; None where there are too many series."""
@@ -430,8 +366,7 @@ class Totals:
                 if place[2] in idle or (slot.rule is not None and slot.rule.internal and not slot.inputs)
             ]
         )
-        for model in self._models:
-            model.lanes.clear()
+        self._alike.forget_lanes()
         for key, slots in self._internal.items():
             self._internal[key] = [(series, slot) for series, slot in slots if slot.inputs]
 
@@ -439,15 +374,6 @@ class Totals:
     def _scale(rule: Rule | None, series: Series) -> float:
         """What the slot's total is multiplied with: of a histogram the sum alone has a unit."""
         return 1.0 if rule is None or series.suffix in ("_bucket", "_count") else rule.scale
-
-    def _gauge(self, rule: Rule, alternative: int, series: Series) -> GaugeSlot | None:
-        place = rule.key, alternative, series
-        slot = self._gauges.get(place)
-        if slot is None:
-            if self._is_full():
-                return None
-            slot = self._gauges[place] = GaugeSlot(series, rule)
-        return slot
 
     # -- processes -----------------------------------------------------------------------------------------------
 
@@ -481,9 +407,8 @@ class Totals:
         self.refused.clear()
 
     def _is_another(self) -> bool:
-        workers = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
         created = [value for line in self._created for value in line.last]
-        return self._process.guess(created, workers, self._most_fell)
+        return self._process.guess(created, self._gauges.workers(), self._most_fell)
 
     def _most_fell(self) -> bool:
         """Whether most counters fell or vanished with this body; all vanished together is more likely a bad answer."""
@@ -571,12 +496,7 @@ class Totals:
         found = {
             series.own: slot.total + slot.shift for series, slot in self._internal[name] if slot.alternative == chosen
         }
-        gauges = (
-            (series.own, gauge.value)
-            for (key, alternative, series), gauge in self._gauges.items()
-            if key == name and alternative == chosen
-        )
-        return found | {labels: value for labels, value in gauges if value is not None}
+        return found | dict(self._gauges.internal(name))
 
     def why_left_out(self, known: object, identity: bytes) -> str | None:
         """Why a line adds nothing to the page; None where it does."""
@@ -598,9 +518,7 @@ class Totals:
 
     def gauges(self, names: Collection[str]) -> Iterator[Sample]:
         """The values of mapped gauges by family."""
-        for (key, alternative, series), slot in self._gauges.items():
-            if series.family.name in names and alternative == self.chosen[key] and (value := slot.value) is not None:
-                yield series, value
+        return self._gauges.current(names)
 
     def values(self, name: str) -> dict[Labels, float]:
         """The true values of one mapped counter family by labels, without those that the whole target carries."""
@@ -612,28 +530,13 @@ class Totals:
         counters = self.shown.samples(carried, self._clock())
         self.dropped["histogram"] += self.shown.broken
         self.dropped["limit"] += self.shown.over
-        shown = [
-            (slot.series, value)
-            for (key, alternative, _), slot in self._gauges.items()
-            if not slot.rule.internal
-            and alternative == self.chosen[key]
-            and (key not in self._before or self._is_first(key, slot.series))
-            and (value := slot.value) is not None
-        ]
+        shown = self._gauges.shown()
         return Samples(
             [*counters.series, *(series for series, _ in shown)], [*counters.values, *(value for _, value in shown)]
         )
-
-    def _is_first(self, key: str, series: Series) -> bool:
-        """Whether no rule before this one tells the same series of a gauge."""
-        return not any((other, self.chosen[other], series) in self._gauges for other in self._before[key])
 
     def _is_shown(self, slot: Slot) -> bool:
         rule = slot.rule
         if rule is None:
             return True
         return self.chosen[rule.key] == slot.alternative and (not rule.when or bool(rule.when & self._open_gates))
-
-
-def _is_too_long(*several: Labels) -> bool:
-    return any(len(value) > LABEL_LENGTH for labels in several for _, value in labels)

@@ -10,6 +10,9 @@ from weakref import WeakValueDictionary
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 Labels = tuple[tuple[str, str], ...]
+"""Names and values, in an order: what names a series."""
+LabelSet = Mapping[str, str]
+"""Values by name: what is looked up."""
 
 _HALVES = dict.fromkeys(map(chr, range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}")
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""} | _HALVES)

@@ -31,7 +31,6 @@ class Etcd:
         self._leases: dict[int, set[str]] = {}
         self._events: list[tuple[int, str, dict[str, Any]]] = []  # all there were
         self._watchers: set[asyncio.Event] = set()
-        self._granted = 0
         for name in ("granted", "revoked"):
             self._book.add(f"etcd_debugging_lease_{name}_total", 0)
         self._book.add("etcd_debugging_server_lease_expired_total", 0)
@@ -53,7 +52,6 @@ class Etcd:
 
     def grant(self) -> int:
         """A new lease."""
-        self._granted += 1
         lease = LEASES + self._world.random.getrandbits(40)
         self._leases[lease] = set()
         self._book.add("etcd_debugging_lease_granted_total")

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from exporter.catalogue import families
-from exporter.config.model import TargetConfig, WithKey
+from exporter.config.model import TargetConfig
+from exporter.config.secret import WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Glance, Upstream, refuse
-from exporter.core.mapping import alias
+from exporter.core.rule import alias
 from exporter.core.source import Context, Result, waited
 from exporter.core.types import Advice, Sample
 from exporter.sources import sources

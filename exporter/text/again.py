@@ -11,10 +11,9 @@ import re
 from dataclasses import dataclass
 from math import isfinite
 
+from exporter.core.types import Labels
 from exporter.text.block import PLAIN
 from exporter.text.parse import Comment, Line, parse_line
-
-Labels = tuple[tuple[str, str], ...]
 
 _SAMPLE = re.compile(rb"([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\{(.*)\})? ([0-9.eE+-]++)", re.DOTALL)
 _LE = b'le="'

@@ -29,13 +29,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from exporter.core.errors import ReadError
 from exporter.text.again import Parser, Sample, family
 from exporter.text.block import MISS, MORE, Block, Places, are_numbers, numbers
 from exporter.text.body import Body
-from exporter.text.child import Child
+from exporter.text.child import Children
 from exporter.text.loose import REPEATED, TOGETHER, UNMAPPED, Loose
 from exporter.text.parse import Comment, Line, Malformed, family_of, parse_line
 from exporter.text.shelf import Shelf
@@ -81,7 +82,7 @@ class Difference:
         self._blocks: list[Block] = []  # the last body
         self._often: dict[Block, None] = {}  # blocks that keep their form
         self._shelf = Shelf()
-        self._children: dict[bytes, Child] = {}
+        self._children = Children(self._sink, self._shelf, self._parser, self._limits.lines)
         self._types: dict[str, str] = {}
         self._torn = False  # another process has begun, and no body since was whole: there may be stale destinations
         self._samples = 0
@@ -314,7 +315,8 @@ class Difference:
     def _leave(self) -> Body:
         """From here on the body is not the last one in its order."""
         if self._body is None:
-            self._body = Body(self._read, self._shelf, self._blocks[: self._cursor], self._learn_child)
+            learn = partial(self._children.learn, openmetrics=self._openmetrics)
+            self._body = Body(self._read, self._shelf, self._blocks[: self._cursor], learn)
         return self._body
 
     def _strict_values(self, lines: list[bytes], places: Places) -> list[float]:
@@ -365,7 +367,7 @@ class Difference:
                 self._again(body, loose, line, sample.end, sample.line.value)
                 return stop + 1
         if sample.le is not None:
-            after = self._take_child(body, sample, buffer, at, wanted=wanted, final=final)
+            after = self._children.take(body, sample, buffer, at, self._read, wanted=wanted, final=final)
             if after != MISS:
                 return after
         self._new(body, sample, line, wanted=wanted)
@@ -377,7 +379,7 @@ class Difference:
             body.append(Loose(loose.identity, line, end, REPEATED, loose.family))
             return
         known = loose.known
-        assert known is not None  # noqa: S101 - comments are not in `_loose`
+        assert known is not None  # noqa: S101 - comments are not among `body.loose`
         changed = known.stale or line[end:] != loose.line[loose.end :]
         known.read = loose.read = self._read
         loose.line, loose.end = line, end
@@ -480,55 +482,6 @@ class Difference:
                 body.loose.remove([loose])
         self._children.clear()
 
-    # -- histogram children ---------------------------------------------------------------------------------------
-
-    def _learn_child(self, run: list[Loose], block: Block) -> None:
-        """How children of this family are written, where the block is one."""
-        name, known = run[0].line.partition(b"{")[0], block.known
-        if known is None or known is REPEATED or known.waits or not run[0].bucket or name in self._children:
-            return
-        first = self._parser(run[0].line, openmetrics=self._openmetrics)
-        if isinstance(first, Sample):
-            model = known if known is UNMAPPED else self._sink.model(known)
-            child = Child.of(first, [loose.line[: loose.end] for loose in run], model)
-            if model is not None and child is not None:
-                self._children[name] = child
-
-    def _take_child(self, body: Body, sample: Sample, buffer: bytes, at: int, *, wanted: bool, final: bool) -> int:
-        """Take a whole histogram child whose lines are those of another one with other labels, or MISS, or MORE.
-
-        First read of 20,425 series: 530 ms line by line, 96 with this.
-        """
-        name = sample.line.name.encode()
-        child = self._children.get(name)
-        if child is None or sample.le != child.le:
-            return MISS
-        body.close()  # its last line may be a part of this one
-        after, ends, texts = child.meet(sample, buffer, at, final=final)
-        if after < 0:
-            return after
-        values = numbers(texts)
-        if values is None or self._shelf.lines + len(ends) > self._limits.lines:
-            return MISS
-        keys: tuple[int, ...] = ()
-        known: Known | None = UNMAPPED
-        if wanted:
-            by_name = {part: hash((part.decode(), sample.labels_key)) for part in set(child.names)}
-            if any(key in self._shelf or key in body.loose for key in by_name.values()):
-                return MISS
-            known = self._sink.open_like(child.model, sample.line, values)
-            if known is None:
-                return MISS
-            keys = tuple([by_name[part] for part in child.names])
-        assert known is not None  # noqa: S101 - for the type checker
-        base = family(name)
-        known.read = self._read
-        block = Block(buffer[at:after], ends, known, base, hash((base, sample.labels_key)), self._read)
-        block.keys = keys
-        self._shelf.add(block)
-        body.add(block)
-        return after
-
     # -- the end of a body ----------------------------------------------------------------------------------------
 
     def _vanish(self, block: Block) -> None:
@@ -562,22 +515,10 @@ class Difference:
         whole: list[Block] = []
         for block in blocks:
             if whole and (block.place < 0 or whole[-1].place < 0) and whole[-1].is_continued_by(block, TOGETHER):
-                whole[-1] = self._one(whole[-1], block)
+                whole[-1] = self._shelf.join(whole[-1], block, self._read)
             else:
                 whole.append(block)
         return whole
-
-    def _one(self, first: Block, second: Block) -> Block:
-        """One block of two."""
-        assert first.known is not None and second.known is not None  # noqa: PT018, S101 - comments are left
-        known = first.known.join([second.known])
-        known.read = self._read
-        self._shelf.drop(first)
-        self._shelf.drop(second)
-        one = Block(first.raw + second.raw, first.ends + second.ends, known, first.family, first.child, self._read)
-        one.keys = first.keys + second.keys
-        self._shelf.add(one)
-        return one
 
     # -- what is said of a body that cannot be read -----------------------------------------------------------------
 

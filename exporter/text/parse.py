@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal, cast
 
+from exporter.core.types import Labels
+
 Keyword = Literal["TYPE", "HELP", "UNIT", "EOF", ""]
 
 TYPES = frozenset(
@@ -90,7 +92,7 @@ class Line:
 
     identity: bytes
     name: str
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
     value: float
 
 
@@ -204,7 +206,7 @@ def _sample(text: str, openmetrics: bool) -> Line:
         raise Malformed("no metric name")
     name, brace, quoted = head.groups()
     at = head.end()
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Labels = ()
     if quoted is not None:
         name = _unquoted(quoted, openmetrics)
         if not name:
@@ -228,7 +230,7 @@ def _sample(text: str, openmetrics: bool) -> Line:
     return Line(text[:end].encode(), name, labels, value)
 
 
-def _labels(text: str, at: int, openmetrics: bool) -> tuple[tuple[tuple[str, str], ...], int]:
+def _labels(text: str, at: int, openmetrics: bool) -> tuple[Labels, int]:
     """The label set whose first label, or closing brace, is at `at`; and where it ends."""
     labels: dict[str, str] = {}
     while not text.startswith("}", at):

@@ -66,6 +66,18 @@ class Shelf:
             self.dissolve(block)
         self._drop_keys(block.keys, block)
 
+    def join(self, first: Block, second: Block, read: int) -> Block:
+        """One block of two, in their place."""
+        assert first.known is not None and second.known is not None  # noqa: PT018, S101 - comments are left
+        known = first.known.join([second.known])
+        known.read = read
+        self.drop(first)
+        self.drop(second)
+        one = Block(first.raw + second.raw, first.ends + second.ends, known, first.family, first.child, read)
+        one.keys = first.keys + second.keys
+        self.add(one)
+        return one
+
     def remember(self, block: Block, until: float) -> None:
         """The block has vanished, and is worth remembering `until` then (monotonic seconds)."""
         block.place = -1

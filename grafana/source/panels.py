@@ -173,14 +173,13 @@ def bars(
     *queries: Query,
     empty: str = "nothing is told of this",
     size: Size = THIRD,
-    base: str = GOOD,
     steps: Steps = (),
     most: float | None = None,
 ) -> bargauge.Panel:
     """What is now, one bar for each series."""
     panel = _framed(bargauge.Panel(), title, text, unit, empty, size, queries, "instant")
     panel.orientation(kinds.VizOrientation.HORIZONTAL).display_mode(kinds.BarGaugeDisplayMode.BASIC)
-    panel.reduce_options(_last()).thresholds(thresholds(base, steps)).min(0)
+    panel.reduce_options(_last()).thresholds(thresholds(GOOD, steps)).min(0)
     panel.color_scheme(build.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
     return panel.max(most) if most is not None else panel
 
@@ -219,11 +218,10 @@ def history(
     return panel.show_value(kinds.VisibilityMode.NEVER).max_data_points(60).row_height(0.8).fill_opacity(80)
 
 
-def spread(
-    title: str, text: str, unit: str, expr: str, empty: str = "no request has been timed", size: Size = THIRD
-) -> heatmap.Panel:
+def spread(title: str, text: str, unit: str, expr: str) -> heatmap.Panel:
     """How values spread over the buckets of one source, over time."""
-    panel = _framed(heatmap.Panel(), title, text, unit, empty, size, [Query(expr, "{{le}}")], "heatmap")
+    empty, queries = "no request has been timed", [Query(expr, "{{le}}")]
+    panel = _framed(heatmap.Panel(), title, text, unit, empty, THIRD, queries, "heatmap")
     panel.calculate(False).show_legend().cell_gap(1).max_data_points(120)
     panel.color(heatmap.HeatmapColorOptions().mode(heat.HeatmapColorMode.SCHEME).scheme("Purples").steps(64))
     panel.filter_values(heatmap.FilterValueRange().le(1e-9))

@@ -85,12 +85,9 @@ def quantile(q: float, family: str, by: str, *matchers: str, offset: str = "") -
     return f"histogram_quantile({q:g}, {total(', '.join(filter(None, ('le', by))), buckets)})"
 
 
-def percentiles(family: str, by: str, *matchers: str, legend: str = "") -> list[Query]:
+def percentiles(family: str, by: str, *matchers: str) -> list[Query]:
     """The one way to show a distribution over time: p50, p95 and p99, in their colours."""
-    return [
-        Query(quantile(q, family, by, *matchers), f"p{q * 100:g} {legend}".strip(), colour)
-        for q, colour in PERCENTILES.items()
-    ]
+    return [Query(quantile(q, family, by, *matchers), f"p{q * 100:g}", colour) for q, colour in PERCENTILES.items()]
 
 
 def state(family: str, by: str, *matchers: str) -> str:

@@ -16,12 +16,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from exporter.app import App, _problem_with
+from exporter.app import App
 from exporter.config.load import load
 from exporter.config.model import Config, TargetConfig, Tls
 from exporter.core.fetch import Upstream, session
 from exporter.core.https import Session
 from exporter.core.state import Store
+from exporter.recognition import problem_with
 from exporter.sources.http import Http
 from exporter.sources.litellm import LiteLLM
 
@@ -453,7 +454,7 @@ async def test_a_look_that_fails_by_a_defect_says_so_and_ends_nothing() -> None:
 
     async with session() as client:
         target = TargetConfig(url="http://127.0.0.1:1")
-        problem = await _problem_with(Broken, Upstream(client, target.url), target)
+        problem = await problem_with(Broken, Upstream(client, target.url), target)
     assert problem == "http://127.0.0.1:1: a defect of the exporter, please report it: KeyError: 'header'"
 
 
@@ -517,7 +518,7 @@ async def test_what_was_found_gives_way_to_a_configuration_of_the_same_place(tmp
 async def test_looking_for_what_is_not_there_keeps_no_connections_and_no_certificates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.app.sources", lambda: {"litellm": LiteLLM})
+    monkeypatch.setattr("exporter.recognition.sources", lambda: {"litellm": LiteLLM})
     monkeypatch.setattr("exporter.app.LOOK_AGAIN", 0.0)
     made: list[Session] = []
     often = asyncio.Event()

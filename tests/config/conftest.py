@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from exporter.config.model import TargetConfig, WithKey
+from exporter.config.model import TargetConfig
+from exporter.config.secret import WithKey
 
 
 class Gateway(WithKey):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from exporter.config.load import ConfigError, load
-from exporter.config.model import Config, Limits, Score, TargetConfig, WithKey
-from exporter.config.values import SecretError
+from exporter.config.model import Config, Limits, Score, TargetConfig
+from exporter.config.secret import SecretError, WithKey
 
 Kinds = Mapping[str, type[TargetConfig]]
 

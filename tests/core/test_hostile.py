@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from exporter.app import assemble
 from exporter.config.model import Config, Tls
 from exporter.core.board import Board
 from exporter.core.fetch import Asked, Client, Response, session
@@ -20,6 +19,7 @@ from exporter.core.poll import Watch
 from exporter.core.types import Reading
 from exporter.sources.litellm import Proxy
 from exporter.text.negotiate import Format
+from exporter.wiring import assemble
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GOOD = b"# TYPE litellm_spend_metric_total counter\n" + b'litellm_spend_metric_total{requested_model="m"} 1.5\n'

@@ -14,7 +14,6 @@ from contextlib import suppress
 
 import pytest
 
-from exporter.app import assemble
 from exporter.cli import main
 from exporter.config.model import TargetConfig
 from exporter.core.board import Board
@@ -23,6 +22,7 @@ from exporter.core.poll import Watch
 from exporter.core.types import Reading
 from exporter.demo.stack import running
 from exporter.demo.world import MORNING, TROUBLES
+from exporter.wiring import assemble
 
 SPEED = 300.0
 PATIENCE = 30.0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.model import Config, TargetConfig
 from exporter.core.board import Board
 from exporter.core.fetch import session
@@ -17,6 +16,7 @@ from exporter.core.types import Reading
 from exporter.sources import sources
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 TIMES = ("llm_probe_duration_seconds", "llm_model_last_request_timestamp_seconds")

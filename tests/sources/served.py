@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.model import Config, TargetConfig
 from exporter.core.board import Board
 from exporter.core.fetch import session
@@ -14,6 +13,7 @@ from exporter.core.types import Reading
 from exporter.sources import sources
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 Routes = dict[str, bytes | tuple[int, str, bytes]]
 """By path: a body, in a type that its beginning tells; or status, type and body."""

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from exporter.config.model import TargetConfig, WithPassword, host_and_port
+from exporter.config.model import TargetConfig, host_and_port
+from exporter.config.secret import WithPassword
 from exporter.config.values import AbsolutePath, BaseUrl, Duration, Url
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result

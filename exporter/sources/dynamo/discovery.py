@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exporter.catalogue import families
+from exporter.config.model import TargetConfig
 from exporter.core.errors import ReadError
 from exporter.core.source import Context, Result, Row
 from exporter.core.types import Advice, Labels, Reading, Sample, Series
@@ -25,7 +26,6 @@ from exporter.sources.etcd.gateway import Change, Gateway
 from exporter.sources.nats import monitor
 
 if TYPE_CHECKING:
-    from exporter.config.model import TargetConfig
     from exporter.sources.dynamo import Deployment
 
 CONNECT = 1.0

@@ -7,16 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from exporter.catalogue import families
+from exporter.config.model import TargetConfig
 from exporter.core.errors import ReadError
 from exporter.core.fetch import refuse
 from exporter.core.source import Context, Result, waited
 from exporter.core.types import Sample
-
-if TYPE_CHECKING:
-    from exporter.config.model import TargetConfig
 
 METRICS, HEALTH, MODELS = "/metrics", "/health", "/v1/models"
 PATIENCE = 2.0

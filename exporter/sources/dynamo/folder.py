@@ -21,9 +21,9 @@ LARGEST = 1 << 20
 """Bytes of a file that are read."""
 
 
-def keys(directory: str, wall: float | None = None) -> Iterator[tuple[str, bytes, int, int]]:
+def keys(directory: str) -> Iterator[tuple[str, bytes, int, int]]:
     """Each key with its value, a number that changes with the value, and 0: there is no lease. Raises ReadError."""
-    now = time.time() if wall is None else wall
+    now = time.time()
     root = Path(directory)
     if not root.is_dir():
         raise ReadError("connect", f"{directory}: no such folder (write the DYN_FILE_KV that Dynamo is started with)")

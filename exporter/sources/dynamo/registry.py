@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from exporter.core.types import Labels
+
 PREFIXES = ("v1/instances/", "v1/mdc/", "instances/", "models/", "mdc/")
 """Asked for one by one: a user may be allowed no more than one of them."""
 
@@ -41,7 +43,7 @@ class Endpoint:
         return any(fnmatchcase(self.name, pattern) for pattern in INTERNAL)
 
     @property
-    def labels(self) -> tuple[tuple[str, str], ...]:
+    def labels(self) -> Labels:
         return (
             ("dynamo_namespace", self.namespace),
             ("dynamo_component", self.component),

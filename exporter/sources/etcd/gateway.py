@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.config.values import SecretError
+from exporter.config.secret import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Answer, Upstream
 

@@ -43,9 +43,8 @@ class Workloads:
     would be shown as used at once.
     """
 
-    def __init__(self, patterns: Sequence[str], root: Path = CGROUP) -> None:
+    def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = patterns
-        self._root = root
         self._found: list[Workload] = []
         self._looked, self._before = inf, inf  # Unix seconds of the last look, and of the one before
         self._last: dict[object, float] = {}  # CPU seconds of each cgroup or process
@@ -64,7 +63,7 @@ class Workloads:
             placed, short = cgroup_of(process.pid), name_of(process.pid)
             name, cgroup = placed or (short or "", None)
             if short and (process.pid in listening or any(_wanted(known, self._patterns) for known in (name, short))):
-                workload = found.setdefault(name, Workload(name, _folder(self._root, cgroup)))
+                workload = found.setdefault(name, Workload(name, _folder(cgroup)))
                 workload.processes.append(process)
                 workload.serves |= listening.get(process.pid, set())
             elif placed is not None:
@@ -131,9 +130,9 @@ def _listening(ports: Mapping[int, str]) -> dict[int, set[str]]:
     return found
 
 
-def _folder(root: Path, cgroup: str | None) -> Path | None:
+def _folder(cgroup: str | None) -> Path | None:
     """The folder of a cgroup of version 2, also where both versions are mounted."""
-    folders = [] if cgroup is None else [root / cgroup, root / "unified" / cgroup]
+    folders = [] if cgroup is None else [CGROUP / cgroup, CGROUP / "unified" / cgroup]
     return next((folder for folder in folders if (folder / "cpu.stat").exists()), None)
 
 

@@ -16,7 +16,8 @@ import structlog
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from exporter.catalogue import families
-from exporter.config.model import TargetConfig, WithKey, WithThresholds, host_and_port
+from exporter.config.model import TargetConfig, WithThresholds, host_and_port
+from exporter.config.secret import WithKey
 from exporter.config.values import Text, Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.source import Context, Result

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from exporter.catalogue import families
-from exporter.config.model import TargetConfig, WithKey
+from exporter.config.model import TargetConfig
+from exporter.config.secret import WithKey
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse
 from exporter.core.source import Context, Result, source_map, waited

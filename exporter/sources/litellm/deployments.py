@@ -12,7 +12,7 @@ from typing import Any
 
 from exporter.catalogue import families
 from exporter.core.total import Totals
-from exporter.core.types import Sample, SeriesTable
+from exporter.core.types import Labels, Sample, SeriesTable
 
 RECOVERED = 60.0
 """Seconds after its last failure at which a deployment counts as up again, though nothing has succeeded on it."""
@@ -163,7 +163,7 @@ class Deployments:
         yield self._table(families()["llm_cache_backend_up"], [LAYER, ("backend", "redis")]), float(not broken)
 
 
-def _by_deployment(values: Mapping[tuple[tuple[str, str], ...], float]) -> dict[str, float]:
+def _by_deployment(values: Mapping[Labels, float]) -> dict[str, float]:
     sums: dict[str, float] = {}
     for labels, value in values.items():
         name = dict(labels).get("deployment")

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from exporter.catalogue import families
 from exporter.core.total import Totals
+from exporter.core.types import Labels
 
 APART = 4.0
 """Seconds between two looks at the sums: less than the usual interval of 5 s."""
@@ -26,7 +27,7 @@ class Tpot:
 
     def __init__(self) -> None:
         self._last: dict[str, dict[str, float]] = {}
-        self._names: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._names: dict[str, Labels] = {}
         self._next = float("-inf")
 
     def observe(self, totals: Totals, now: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from exporter.catalogue import families
-from exporter.config.model import WithKey
+from exporter.config.secret import WithKey
 from exporter.config.values import Duration
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, refuse

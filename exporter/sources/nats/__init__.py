@@ -18,7 +18,8 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from exporter.catalogue import families
-from exporter.config.model import PemFile, TargetConfig, WithPassword, WithToken, host_and_port
+from exporter.config.model import PemFile, TargetConfig, host_and_port
+from exporter.config.secret import WithPassword, WithToken
 from exporter.config.values import Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream

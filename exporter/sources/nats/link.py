@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from exporter.catalogue import families
-from exporter.config.values import SecretError
+from exporter.config.secret import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.tcp import connected
 from exporter.core.types import Sample, SeriesTable

@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from exporter.catalogue import families
-from exporter.config.model import TargetConfig, WithPassword
-from exporter.config.values import SecretError, Text, Url, shown
+from exporter.config.model import TargetConfig
+from exporter.config.secret import SecretError, WithPassword
+from exporter.config.values import Text, Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result, Row, source_map

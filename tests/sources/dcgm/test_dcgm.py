@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board
 from exporter.core.errors import ReadError
@@ -17,6 +16,7 @@ from exporter.core.types import Reading
 from exporter.sources.dcgm import Dcgm, Exporter
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 HERE = Path(__file__).parents[2] / "captures" / "dcgm"
 

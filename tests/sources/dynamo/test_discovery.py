@@ -30,7 +30,6 @@ from exporter.text.render import Sheet, page
 
 HERE = Path(__file__).parents[2] / "captures" / "dynamo"
 SITUATIONS = sorted(str(body.parent.relative_to(HERE)) for body in HERE.glob("**/etcd_range.body"))
-GENERATE = ("dynamo", "backend", "generate")
 
 
 def key_of(pair: dict[str, Any]) -> str:

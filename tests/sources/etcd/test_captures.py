@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board
 from exporter.core.fetch import session
@@ -16,6 +15,7 @@ from exporter.core.types import Reading
 from exporter.sources.etcd import Etcd, Member
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 HERE = Path(__file__).parents[2] / "captures" / "etcd"
 CAPTURES = sorted(str(file.parent.relative_to(HERE)) for file in HERE.rglob("metrics.txt"))
@@ -73,6 +73,14 @@ async def test_a_capture_becomes_exactly_the_exposition_expected_of_it(name: str
     if accept:
         expected.write_bytes(text(reading))
     assert text(reading) == expected.read_bytes()
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+async def test_a_member_is_recognised_by_what_it_says_of_its_version(name: str) -> None:
+    something = {"/version": lambda _: web.json_response({"version": "0.13.5"})}
+    for odd, known in ((None, True), (something, False)):
+        async with watching(name, odd) as watch:
+            assert await Etcd.recognise(watch._source._context.upstream, None) is known  # type: ignore[attr-defined]
 
 
 async def test_a_member_that_says_it_is_ill_is_read_and_shown_as_ill() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from served import Routes, serving
 
-from exporter.config.values import SecretError
+from exporter.config.secret import SecretError
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream, session
 from exporter.sources.etcd.gateway import Gateway

@@ -17,7 +17,6 @@ import aiohttp
 import pytest
 from scripted import Driver
 
-from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board
 from exporter.core.errors import ReadError
@@ -29,6 +28,7 @@ from exporter.sources import gpu
 from exporter.sources.gpu import Gpu, Gpus, child, process
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 HERE = Path(__file__).parents[2] / "captures" / "gpu"
 WELL = dict.fromkeys(map(str, range(8)), 1.0)

@@ -15,7 +15,6 @@ import psutil
 import pytest
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config
 from exporter.core.board import Board
@@ -27,6 +26,7 @@ from exporter.core.types import Reading
 from exporter.sources import host
 from exporter.sources.host import Host, Machine, machine
 from exporter.sources.host.workloads import Workloads
+from exporter.wiring import assemble
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config, Thresholds
 from exporter.core.board import Board
@@ -18,6 +17,7 @@ from exporter.core.poll import Watch
 from exporter.core.types import Reading
 from exporter.sources.http import Http, Service
 from exporter.text.negotiate import Format
+from exporter.wiring import assemble
 
 
 class Double:

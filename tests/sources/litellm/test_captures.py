@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board
 from exporter.core.fetch import session
@@ -19,6 +18,7 @@ from exporter.core.types import Reading
 from exporter.sources.litellm import Proxy
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 HERE = Path(__file__).parents[2] / "captures" / "litellm"
 VERSION = HERE / "1.106.2"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from exporter.app import assemble
 from exporter.config.model import Config
 from exporter.core.board import Board
 from exporter.core.fetch import session
@@ -16,6 +15,7 @@ from exporter.core.types import Reading
 from exporter.sources.nats import Server
 from exporter.text.negotiate import Format
 from exporter.text.render import Sheet, page
+from exporter.wiring import assemble
 
 HERE = Path(__file__).parents[2] / "captures" / "nats"
 CAPTURES = sorted(str(file.parent.relative_to(HERE)) for file in HERE.rglob("varz.json"))

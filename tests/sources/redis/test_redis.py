@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from exporter.app import assemble
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config
 from exporter.core.board import Board
@@ -16,6 +15,7 @@ from exporter.core.fetch import Upstream, session
 from exporter.core.poll import Watch
 from exporter.core.types import Reading
 from exporter.sources.redis import Redis, Server
+from exporter.wiring import assemble
 
 INFO = {
     "redis_version": "7.0.15",

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from exporter.app import assemble
 from exporter.catalogue import families
 from exporter.config.load import ConfigError, load
 from exporter.config.model import Config
@@ -15,6 +14,7 @@ from exporter.core.types import SeriesTable
 from exporter.sources.systemd import Systemd, Units
 from exporter.sources.systemd.bus import path_of, unit_of
 from exporter.sources.systemd.unit import NOT_SET, Unit
+from exporter.wiring import assemble
 
 RUN, OTHER = "a" * 32, "b" * 32
 
