@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from exporter.config.values import (
     BaseUrl,
     Duration,
     LabelName,
+    PlacedError,
     SecretError,
     Size,
     Text,
@@ -197,6 +198,16 @@ class TargetConfig(Section):
                 raise ValueError(f"a label that `labels` adds: {shown(label)} (write it in one of the two)")
         return keep
 
+    @model_validator(mode="after")
+    def _over_tls(self) -> Self:
+        if self.tls is None or self.speaks_tls:
+            return self
+        plain = next((place for place in self._written() if place.startswith(("http://", "redis://"))), None)
+        if plain is None:
+            raise PlacedError("nothing is read over TLS here (leave tls out)", "tls")
+        secure = plain.partition(":")[0] + "s"
+        raise PlacedError(f"not over TLS: {shown(plain)} (write {secure}://, or leave tls out)", "tls")
+
     @property
     def target_name(self) -> str:
         """The label `target`: the name, else host:port of the URL, else the source's name."""
@@ -206,6 +217,17 @@ class TargetConfig(Section):
     def place(self) -> str:
         """Where it is read: what tells two targets of one source apart, whatever their names."""
         return self.url
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether anything of it is read over TLS, so that `tls` is of use."""
+        return any(place.startswith(("https://", "rediss://")) for place in self._written())
+
+    def _written(self) -> Iterator[str]:
+        """The texts that its keys hold, the places where it is read among them."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            yield from (text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str))
 
     def parts(self) -> Sequence[Self]:
         """The targets that this entry of a configuration makes."""

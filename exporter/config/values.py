@@ -26,6 +26,14 @@ RESERVED_LABELS = frozenset(
 """Labels that Prometheus, or what deploys us, attaches to a target: an exposed one would be renamed `exported_…`."""
 
 
+class PlacedError(ValueError):
+    """A mistake that only the whole shows, and the key that it is told of."""
+
+    def __init__(self, text: str, key: str) -> None:
+        super().__init__(text)
+        self.path = (key,)
+
+
 class SecretError(Exception):
     """A secret cannot be had. The message says which file or variable and what to do, never what it holds."""
 

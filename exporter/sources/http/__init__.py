@@ -78,6 +78,10 @@ class Service(WithKey, WithThresholds):
         host = f"[{self.host}]" if ":" in (self.host or "") else self.host
         return self.url or f"tcp://{host}:{self.port}"
 
+    @property
+    def speaks_tls(self) -> bool:
+        return not self.url or super().speaks_tls
+
 
 class Http:
     """Asks one service."""
