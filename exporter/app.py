@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
@@ -29,6 +29,7 @@ from exporter.core.fetch import Client, Upstream, session
 from exporter.core.poll import Watch
 from exporter.core.source import Context, Source, own_map, source_map
 from exporter.core.state import Store
+from exporter.core.tcp import Trust
 from exporter.core.total import Totals
 from exporter.core.types import Reading, Sample, SeriesTable
 from exporter.insight import Insight, Settings
@@ -130,16 +131,8 @@ def _key_of(target: TargetConfig) -> Callable[[], str | None]:
 
 
 def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
-    """What TLS is done with, read once it is needed; files that cannot be used are the target's failure."""
-
-    @cache
-    def context() -> SSLContext | None:
-        try:
-            return None if target.tls is None else target.tls.context()
-        except OSError as error:
-            raise ReadError("connect", f"{target.target_name}: the files of tls cannot be used: {error}") from None
-
-    return context
+    """What TLS is done with, None for what the machine trusts; files that cannot be used are the target's failure."""
+    return Trust(target.tls) if target.tls is not None else lambda: None
 
 
 def _common(config: Config) -> tuple[object, ...]:

@@ -111,7 +111,7 @@ PemFile = Annotated[str, AfterValidator(_from_here)]
 
 
 class Tls(Section):
-    """What is trusted over TLS, and who the exporter is there."""
+    """What is trusted over TLS, and who the exporter is there. Files that change are read again with the next read."""
 
     ca_file: PemFile | None = Field(default=None, description="Certificates to trust, instead of this machine's own.")
     cert_file: PemFile | None = Field(default=None, description="The exporter's own certificate, where one is wanted.")
@@ -139,6 +139,11 @@ class Tls(Section):
             except OSError as error:
                 raise ValueError(f"cannot be read: {error.strerror} (let the exporter's user read it)") from None
         return self
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that are named."""
+        return [file for file in (self.ca_file, self.cert_file, self.key_file) if file is not None]
 
     def context(self) -> SSLContext:
         """Raises OSError where a file cannot be read or is no certificate."""

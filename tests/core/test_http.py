@@ -90,8 +90,8 @@ def chunked(*chunks: bytes, extension: bytes = b"", trailers: bytes = b"") -> by
 
 def by_aiohttp(client: Client, asked: fetch.Asked, headers: dict[str, str], body: bytes | None, _: None) -> Any:
     """Stands for `Client.ask`: the way of https, also where it is not asked for."""
-    client._tls = client._tls or {None: Session()}
-    return client._tls[None].ask(asked.url, headers, body, asked.shown)
+    client._tls = client._tls or Session()
+    return client._tls.ask(asked.url, headers, body, asked.shown, None)
 
 
 # -- every framing -----------------------------------------------------------------------------------------------------
