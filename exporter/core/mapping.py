@@ -102,6 +102,8 @@ class Rule:
     `lazy` says that the upstream does not show the counter until it has counted; if not, one that it does not show is
     one that it cannot tell, and no 0.
 
+    `wraps` is the number at which the upstream's counter begins again at 0; 0 where it does not.
+
     `progress` says when the upstream moves it: while a request runs, at the end of one that was served, or also where
     nothing gets on (a request arrives, a client gives up).
     """
@@ -119,6 +121,7 @@ class Rule:
     when: frozenset[str]
     declared: frozenset[str]
     lazy: bool
+    wraps: int
     progress: Progress
     part: str
     origin: str = ""
@@ -296,6 +299,8 @@ class SourceMap:
         merge: Merge = given.get("merge", "none" if family.kind == "gauge" else "sum")
         if family.kind != "gauge" and merge != "sum":
             raise MapError("how gauges are merged, and this is none (leave it out; for gauges only)", (*path, "merge"))
+        if family.kind != "counter" and "wraps" in given:
+            raise MapError("where counters begin again, and this is none (leave it out)", (*path, "wraps"))
         for name, pick in picks.items():
             if pick.table is not None and pick.table not in self.tables:
                 known = sorted(self.tables)
@@ -315,6 +320,7 @@ class SourceMap:
             when=frozenset(given.get("when", ())),
             declared=frozenset(_listed(given.get("declared", "counter" if part else family.kind))),
             lazy=bool(given.get("lazy", True)),
+            wraps=given.get("wraps", 0),
             progress=given.get("progress", "end"),
             part=part,
         )

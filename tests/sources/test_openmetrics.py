@@ -110,6 +110,8 @@ async def test_a_map_may_take_an_engine_s_and_give_its_names_another_prefix() ->
         ("llm_requests_total: {from: [a], only: [{code: true}]}", "true or false where text is wanted"),
         ("llm_requests_total: {from: [a], scale: 0}", "scale: not a factor (write a number"),
         ("llm_requests_total: {from: [a], scale: .inf}", "scale: not a factor (write a number"),
+        ("llm_requests_total: {from: [a], wraps: 2e9}", "wraps: no number at which a counter begins again (write 42"),
+        ("llm_requests_running: {from: [a], wraps: 256}", "wraps: where counters begin again, and this is none"),
         ("llm_requests_running: {from: [a], merge: mean}", "merge: mean is no word for it (write one of sum, max"),
         ("llm_request_failures_total: {from: [a], constant: {reason: bad}}", "reason=['bad'] is not one of"),
         ("llm_requests_total: [{from: [a]}, {from: []}]", "llm_requests_total.1.from: is empty"),
