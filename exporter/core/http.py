@@ -278,6 +278,8 @@ class Connection(asyncio.Protocol):
         self._parse = self._beyond
         if error is not None:
             self._transport.abort()
+        else:
+            self._transport.resume_reading()  # what was received may wait to be taken; what comes now belongs to nothing
         self._wake()
 
     def _wake(self) -> None:

@@ -239,6 +239,19 @@ async def test_a_connection_is_kept_over_endpoints_and_framings() -> None:
         assert asked == [b"GET /a HTTP/1.1", b"GET /b HTTP/1.1", b"GET /c?d=e HTTP/1.1", b"GET /probe HTTP/1.1"]
 
 
+@pytest.mark.parametrize("taken", ["whole", "in pieces"])
+async def test_a_connection_whose_answer_came_at_once_in_several_chunks_is_asked_again(taken: str) -> None:
+    chunks = [bytes([letter]) * 8192 for letter in b"abc"]
+    async with serving([chunked(*chunks)]) as (server, upstream):
+        for _ in range(3):
+            if taken == "whole":
+                assert await body(upstream) == b"".join(chunks)
+            else:
+                async with upstream.get("/stream") as answer:
+                    assert [len(line) async for line in answer.lines()] == []
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize(
     "end", [b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\na", sized(b"a", b"Connection: x, Close")]
 )
