@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
         if error is not None:
             self._transport.abort()
         else:
-            self._transport.resume_reading()  # what was received may wait to be taken; what comes now belongs to nothing
+            self._transport.resume_reading()  # what waits to be taken is whole; more would belong to nothing
         self._wake()
 
     def _wake(self) -> None:
