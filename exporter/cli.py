@@ -32,6 +32,7 @@ from exporter.core.types import Reading
 from exporter.recognition import recognised
 from exporter.sources import sources
 from exporter.text.negotiate import Format
+from exporter.text.parse import family_of
 from exporter.text.render import Sheet, page
 from exporter.web.server import AddressTaken
 from exporter.wiring import assemble
@@ -40,6 +41,9 @@ DESCRIPTION = """\
 Reads model servers, LiteLLM, NVIDIA Dynamo, etcd and NATS, and says what it finds in one vocabulary on :9400/metrics.
 Without arguments it finds what runs on this machine. With --config it reads what the file says.
 """
+
+SHOWN_HELP = 100
+"""Characters of a HELP that are shown."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -324,21 +328,33 @@ async def _read(kind: str, url: str, key_file: str | None, environ: Mapping[str,
     return 0
 
 
+def _plain(text: str) -> str:
+    """An upstream's words as a terminal may have them: one line, not too long."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= SHOWN_HELP else text[: SHOWN_HELP - 1] + "…"
+
+
 def _print_left_out(reading: Reading, watch: Watch) -> None:
     """What the upstream said and the page does not, by reason and family, on standard error."""
-    left: dict[str, Counter[str]] = {}
+    left: dict[str, Counter[tuple[str, str]]] = {}
+    told = {(comment.name, comment.keyword): comment.text for comment in watch.reader.comments()}
+    types = {name: text for (name, keyword), text in told.items() if keyword == "TYPE"}
     for identity, known in watch.reader.lines():
         reason = watch.totals.why_left_out(known, identity)
         if reason is not None:
-            left.setdefault(reason, Counter())[identity.partition(b"{")[0].decode(errors="replace")] += 1
+            name = identity.partition(b"{")[0].decode(errors="replace")
+            family, kind = family_of(name, types) or (name, "")
+            # as a map has them: of histograms the name of all, of counters the line's own, which may end in _total
+            left.setdefault(reason, Counter())[(family if kind in ("histogram", "summary") else name, family)] += 1
     err = sys.stderr
     print(
         f"\nread in {reading.seconds:.2f} s: {watch.reader.samples} samples → {len(reading.samples)} series", file=err
     )
     for reason, names in sorted(left.items()):
         print(f"left out, {reason}:", file=err)
-        for name, count in sorted(names.items()):
-            print(f"  {name} ({count})", file=err)
+        for (name, family), count in sorted(names.items()):
+            what = ": ".join(text for keyword in ("TYPE", "HELP") if (text := _plain(told.get((family, keyword), ""))))
+            print(", ".join(filter(None, (f"  {name} ({count})", what))), file=err)
     if watch.totals.map.experimental:
         print(f"{watch.health.source} is experimental: made from its documentation, not yet seen running", file=err)
     print("left out, because it takes two reads: what is made of differences (TPOT, scores, savings)", file=err)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from exporter.config.model import Config, TargetConfig
@@ -14,6 +13,7 @@ from exporter.core.fetch import Client, Upstream
 from exporter.core.poll import Watch
 from exporter.core.source import Context, own_map, source_map
 from exporter.core.state import Store
+from exporter.core.tcp import Trust
 from exporter.core.total import Totals
 from exporter.core.types import SeriesTable
 from exporter.insight import Insight, Settings
@@ -108,13 +108,5 @@ def _key_of(target: TargetConfig) -> Callable[[], str | None]:
 
 
 def _tls_of(target: TargetConfig) -> Callable[[], SSLContext | None]:
-    """What TLS is done with, read once it is needed; files that cannot be used are the target's failure."""
-
-    @cache
-    def context() -> SSLContext | None:
-        try:
-            return None if target.tls is None else target.tls.context()
-        except OSError as error:
-            raise ReadError("connect", f"{target.target_name}: the files of tls cannot be used: {error}") from None
-
-    return context
+    """What TLS is done with, None for what the machine trusts; files that cannot be used are the target's failure."""
+    return Trust(target.tls) if target.tls is not None else lambda: None

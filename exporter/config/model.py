@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from exporter.config.values import (
     BaseUrl,
     Duration,
     LabelName,
+    PlacedError,
     Size,
     Text,
     UpstreamLabelName,
@@ -103,7 +104,7 @@ PemFile = Annotated[str, AfterValidator(_from_here)]
 
 
 class Tls(Section):
-    """What is trusted over TLS, and who the exporter is there."""
+    """What is trusted over TLS, and who the exporter is there. Files that change are read again with the next read."""
 
     ca_file: PemFile | None = Field(default=None, description="Certificates to trust, instead of this machine's own.")
     cert_file: PemFile | None = Field(default=None, description="The exporter's own certificate, where one is wanted.")
@@ -131,6 +132,11 @@ class Tls(Section):
             except OSError as error:
                 raise ValueError(f"cannot be read: {error.strerror} (let the exporter's user read it)") from None
         return self
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files that are named."""
+        return [file for file in (self.ca_file, self.cert_file, self.key_file) if file is not None]
 
     def context(self) -> SSLContext:
         """Raises OSError where a file cannot be read or is no certificate."""
@@ -190,6 +196,16 @@ class TargetConfig(Section):
                 raise ValueError(f"a label that `labels` adds: {shown(label)} (write it in one of the two)")
         return keep
 
+    @model_validator(mode="after")
+    def _over_tls(self) -> Self:
+        if self.tls is None or self.speaks_tls:
+            return self
+        plain = next((place for place in self._written() if place.startswith(("http://", "redis://"))), None)
+        if plain is None:
+            raise PlacedError("nothing is read over TLS here (leave tls out)", "tls")
+        secure = plain.partition(":")[0] + "s"
+        raise PlacedError(f"not over TLS: {shown(plain)} (write {secure}://, or leave tls out)", "tls")
+
     @property
     def target_name(self) -> str:
         """The label `target`: the name, else host:port of the URL, else the source's name."""
@@ -199,6 +215,17 @@ class TargetConfig(Section):
     def place(self) -> str:
         """Where it is read: what tells two targets of one source apart, whatever their names."""
         return self.url
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether anything of it is read over TLS, so that `tls` is of use."""
+        return any(place.startswith(("https://", "rediss://")) for place in self._written())
+
+    def _written(self) -> Iterator[str]:
+        """The texts that its keys hold, the places where it is read among them."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            yield from (text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str))
 
     def parts(self) -> Sequence[Self]:
         """The targets that this entry of a configuration makes."""

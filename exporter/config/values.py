@@ -26,6 +26,14 @@ RESERVED_LABELS = frozenset(
 """Labels that Prometheus, or what deploys us, attaches to a target: an exposed one would be renamed `exported_…`."""
 
 
+class PlacedError(ValueError):
+    """A mistake that only the whole shows, and the key that it is told of."""
+
+    def __init__(self, text: str, key: str) -> None:
+        super().__init__(text)
+        self.path = (key,)
+
+
 def shown(value: object) -> str:
     """A mistaken value as a message may show it: short, on one line, without userinfo or query.
 

@@ -90,7 +90,7 @@ class Client:
 
     def __init__(self) -> None:
         self._plain = Pool()
-        self._tls: dict[SSLContext | None, Session] = {}
+        self._tls: Session | None = None
 
     def ask(
         self, asked: Asked, headers: Mapping[str, str], body: bytes | None, trusted: SSLContext | None
@@ -104,17 +104,16 @@ class Client:
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             request = b"%b%b%b\r\n%b" % (method, asked.head, lines.encode("ascii"), body or b"")
             return self._plain.get(asked.place, request, asked.shown)
-        session = self._tls.get(trusted)
-        if session is None:
+        if self._tls is None:
             from exporter.core.https import Session
 
-            session = self._tls[trusted] = Session(trusted)
-        return session.ask(asked.url, headers, body, asked.shown)
+            self._tls = Session()
+        return self._tls.ask(asked.url, headers, body, asked.shown, trusted)
 
     async def close(self) -> None:
         self._plain.close()
-        for session in self._tls.values():
-            await session.close()
+        if self._tls is not None:
+            await self._tls.close()
         await asyncio.sleep(0)  # in which the connections end
 
 

@@ -57,6 +57,11 @@ def _factor(given: Any, path: Path) -> None:
         raise MapError("not a factor (write a number: 0.001 makes seconds of milliseconds)", path)
 
 
+def _begins_again(given: Any, path: Path) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given <= 0:
+        raise MapError("no number at which a counter begins again (write 4294967296 for one of 32 bits)", path)
+
+
 def _name(given: Any, path: Path) -> None:
     _text(given, path)
     if "*" in str(given) and not re.fullmatch(r"\*(_[a-zA-Z0-9]+)+", str(given)):
@@ -152,6 +157,7 @@ _RULE = {
     "type": _one_of("counter", "gauge", "histogram"),
     "declared": _one_or_more(_one_of(*get_args(Kind))),
     "lazy": _yes_or_no,
+    "wraps": _begins_again,
     "progress": _one_of("running", "end", "none"),
 }
 

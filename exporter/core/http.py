@@ -278,6 +278,8 @@ class Connection(asyncio.Protocol):
         self._parse = self._beyond
         if error is not None:
             self._transport.abort()
+        else:
+            self._transport.resume_reading()  # what waits to be taken is whole; more would belong to nothing
         self._wake()
 
     def _wake(self) -> None:

@@ -38,9 +38,9 @@ class Response:
 class Session:
     """aiohttp's client: connections are kept, cookies and environment proxies are not."""
 
-    def __init__(self, trusted: ssl.SSLContext | None = None) -> None:
+    def __init__(self) -> None:
         self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trusted or True),
+            connector=aiohttp.TCPConnector(limit=0),  # targets that hang keep no others waiting
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -50,12 +50,17 @@ class Session:
 
     @asynccontextmanager
     async def ask(
-        self, asked: URL, headers: Mapping[str, str], body: bytes | None, url: str
+        self, asked: URL, headers: Mapping[str, str], body: bytes | None, url: str, trusted: ssl.SSLContext | None
     ) -> AsyncIterator[Response]:
-        """Ask by GET, or by POST where there is a body; `url` is for messages. Raises ReadError."""
+        """Ask by GET, or by POST where there is a body; `url` is for messages. Raises ReadError.
+
+        A connection that was made under other files of `tls` is not used again.
+        """
         method = "GET" if body is None else "POST"
         try:
-            async with self._client.request(method, asked, headers=headers, data=body, allow_redirects=False) as answer:
+            async with self._client.request(
+                method, asked, headers=headers, data=body, allow_redirects=False, ssl=trusted or True
+            ) as answer:
                 kind, encoding = (answer.headers.get(name, "") for name in ("Content-Type", "Content-Encoding"))
                 yield Response(answer.status, kind, encoding, answer.content)
         except aiohttp.ClientConnectorCertificateError as error:

@@ -21,10 +21,14 @@ RUN = 6
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Lines that may stand in one block: what they are, and the ways (rule, alternative) that they feed."""
+    """Lines that may stand in one block: what they are, and the ways (rule, alternative) that they feed.
+
+    `wraps` is the number at which they begin again at 0; 0 where they do not.
+    """
 
     what: str
     ways: frozenset[tuple[str, int]] = frozenset()
+    wraps: int = 0
 
 
 class Owner(Protocol):
@@ -127,15 +131,21 @@ class Counters:
         self.stale = True
 
     def _odd(self, values: Sequence[float]) -> tuple[list[float], list[float]]:
-        """Values and gains, one by one: a line that fell adds its whole value, one that is no count adds nothing."""
+        """Values and gains, one by one: a line that fell adds its whole value, one that is no count adds nothing.
+
+        One that wraps has gone on behind its end, unless it was away meanwhile.
+        """
         gains: list[float] = []
         new, bad = list(values), []
+        end = self.kind.wraps if self.read == self._owner.read - 1 else 0
         for place, (value, last) in enumerate(zip(values, self.last, strict=True)):
             if last <= value < inf:
                 gains.append(value - last)
+            elif 0.0 <= value < last < end:
+                gains.append(value + end - last)
             elif 0.0 <= value < inf:
                 gains.append(value)
-                self._owner.fallen += 1
+                self._owner.fallen += not self.kind.wraps  # of those that wrap, falling tells nothing of the process
             else:
                 new[place] = last
                 gains.append(0.0)

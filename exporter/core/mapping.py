@@ -163,6 +163,7 @@ class SourceMap:
             when=frozenset(given.get("when", ())),
             declared=frozenset(listed(given.get("declared", "counter" if part else family.kind))),
             lazy=bool(given.get("lazy", True)),
+            wraps=given.get("wraps", 0),
             progress=given.get("progress", "end"),
             part=part,
         )
@@ -171,6 +172,8 @@ class SourceMap:
                 raise MapError(f"{name}={sorted(extra)} is not one of {values}", (*path, "labels"))
         if family.kind != "gauge" and rule.merge != "sum":
             raise MapError("how gauges are merged, and this is none (leave it out; for gauges only)", (*path, "merge"))
+        if family.kind != "counter" and "wraps" in given:
+            raise MapError("where counters begin again, and this is none (leave it out)", (*path, "wraps"))
         for name, pick in rule.labels:
             if pick.table is not None and pick.table not in self.tables:
                 known = sorted(self.tables)

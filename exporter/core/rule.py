@@ -116,6 +116,8 @@ class Rule:
     `lazy` says that the upstream does not show the counter until it has counted; if not, one that it does not show is
     one that it cannot tell, and no 0.
 
+    `wraps` is the number at which the upstream's counter begins again at 0; 0 where it does not.
+
     `progress` says when the upstream moves it: while a request runs, at the end of one that was served, or also where
     nothing gets on (a request arrives, a client gives up).
     """
@@ -133,6 +135,7 @@ class Rule:
     when: frozenset[str]
     declared: frozenset[str]
     lazy: bool
+    wraps: int
     progress: Progress
     part: str
     origin: str = ""

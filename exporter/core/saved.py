@@ -117,7 +117,11 @@ def resume(totals: Owner, saved: Mapping[str, Any], start: float | None, table: 
     if before is not None and start is not None:
         same = before == start
     else:
-        had = [(slot, was) for slot, _, same_name, was, _ in resumed if same_name and was > 0.0]
+        had = [
+            (slot, was)
+            for slot, _, same_name, was, _ in resumed
+            if same_name and was > 0.0 and not (slot.rule is not None and slot.rule.wraps)
+        ]
         same = 2 * sum(live[slot.number] < was for slot, was in had) <= len(had)
     for slot, output, same_name, was_live, total in resumed:
         gained = slot.total  # of the first body; what it has of forgotten lines is a baseline, and not in it

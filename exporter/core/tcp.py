@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from exporter.config.model import Tls
 from exporter.core.errors import ReadError
@@ -15,15 +16,31 @@ NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python does not name: all is checked but whether it has expired."""
 
 
-def trust(tls: Tls | None, *, expired: bool = False) -> ssl.SSLContext:
-    """What is trusted over TLS; with `expired`, also what has expired. Raises ReadError where a file cannot be used."""
-    try:
-        context = ssl.create_default_context() if tls is None else tls.context()
-    except OSError as error:
-        raise ReadError("connect", f"the files of tls cannot be used: {error}") from None
-    if expired:
-        context.verify_flags |= NO_CHECK_TIME
-    return context
+class Trust:
+    """What is trusted over TLS, and who we are there: made when it is first asked for, and anew when a file changed.
+
+    With `expired` also what has expired is trusted.
+    """
+
+    def __init__(self, tls: Tls | None, *, expired: bool = False) -> None:
+        self._tls = tls
+        self._expired = expired
+        self._seen: list[tuple[int, ...]] = []
+        self._context: ssl.SSLContext | None = None
+
+    def __call__(self) -> ssl.SSLContext:
+        """Raises ReadError where a file cannot be used."""
+        try:
+            told = [Path(file).stat() for file in (self._tls.files if self._tls is not None else ())]
+            seen: list[tuple[int, ...]] = [(file.st_mtime_ns, file.st_size, file.st_ino) for file in told]
+            if self._context is None or seen != self._seen:
+                context = ssl.create_default_context() if self._tls is None else self._tls.context()
+                if self._expired:
+                    context.verify_flags |= NO_CHECK_TIME
+                self._seen, self._context = seen, context
+        except OSError as error:
+            raise ReadError("connect", f"the files of tls cannot be used: {error}") from None
+        return self._context
 
 
 @asynccontextmanager

@@ -112,7 +112,7 @@ class Totals:
         self._alike = Alike(source_map, self._naming, self.ledger, self.slot)
         self._wanted: dict[str, bool] = {}
         self._places: dict[tuple[object, ...], Series] = {}  # of lines opened in this body
-        self._kinds: dict[tuple[str, frozenset[tuple[str, int]]], Kind] = {}
+        self._kinds: dict[tuple[str, frozenset[tuple[str, int]], int], Kind] = {}
 
         self.chosen = {rule.key: 0 for rule in source_map.rules}
         self._gauges = Gauges(source_map, self.chosen)
@@ -240,14 +240,15 @@ class Totals:
         self._identity_line = IdentityLine(self, line.value, number)
         return self._identity_line
 
-    def _kind(self, what: str, ways: Iterable[tuple[str, int]]) -> Kind:
-        key = what, frozenset(ways)
+    def _kind(self, what: str, ways: Iterable[tuple[str, int]], wraps: int = 0) -> Kind:
+        key = what, frozenset(ways), wraps
         return self._kinds.setdefault(key, Kind(*key))
 
     def _place(self, line: Line, labels: LabelSet, upstream_type: str | None) -> Known:
         slots: list[Slot] = []
         gauges: list[tuple[GaugeSlot, Labels]] = []
         ways: list[tuple[str, int]] = []
+        wraps = 0
         kept = tuple(self._naming.kept(labels))
         for rule, alternative, suffix in self.map.wants(line.name):
             ours = self._naming.place(rule, labels)
@@ -280,6 +281,7 @@ class Totals:
                     return Refused(self.refused, "limit")
                 slots.append(slot)
             ways.append((rule.key, alternative))
+            wraps = max(wraps, rule.wraps)
         if gauges:
             kind = self._kind("gauge", ways)
             self.present[kind] += 1
@@ -289,7 +291,7 @@ class Totals:
                 gauge.merged = None
             return gauge_line
         if slots:
-            return self._counter(line, self._kind("counter", ways), slots)
+            return self._counter(line, self._kind("counter", ways, wraps), slots)
         return _LEFT_OUT
 
     def _counter(self, line: Line, kind: Kind, slots: list[Slot]) -> Counters:
@@ -414,7 +416,8 @@ class Totals:
         """Whether most counters fell or vanished with this body; all vanished together is more likely a bad answer."""
         if not self.fallen:
             return False
-        alive = sum(last > 0.0 for line in self.counters if not line.absent for last in line.last)
+        there = (line for line in self.counters if not (line.absent or line.kind.wraps))
+        alive = sum(last > 0.0 for line in there for last in line.last)
         return 2 * (self.fallen + self.missing) > alive + self.missing
 
     def _choose(self) -> None:

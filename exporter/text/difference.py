@@ -113,6 +113,14 @@ class Difference:
             if block.known is not None:
                 yield from zip(block.identities(), block.known.each(len(block.ends)), strict=True)
 
+    def comments(self) -> Iterator[Comment]:
+        """What the last body says of its families: TYPE and HELP."""
+        for block in self._blocks:
+            for line in block.raw.split(b"\n") if block.known is None else ():
+                comment = parse_line(line, openmetrics=self._openmetrics)
+                if isinstance(comment, Comment):
+                    yield comment
+
     @property
     def samples(self) -> int:
         """Sample lines in the last whole body."""

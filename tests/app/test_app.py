@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from ssl import SSLContext
 
 import aiohttp
 import pytest
@@ -524,8 +523,8 @@ async def test_looking_for_what_is_not_there_keeps_no_connections_and_no_certifi
     often = asyncio.Event()
 
     class Kept(Session):
-        def __init__(self, trusted: SSLContext | None = None) -> None:
-            super().__init__(trusted)
+        def __init__(self) -> None:
+            super().__init__()
             made.append(self)
             if len(made) == 5:
                 often.set()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builds import ROOT, VERSIONS, program
+from builds import VERSIONS, program
 from job import JOBS, Job
 
 HERE = Path(__file__).parent
@@ -76,12 +76,6 @@ class Participant:
     title: str
     start: Callable[[Run], Start]
     program: str | None = None
-
-
-def environment() -> str:
-    """The Python with the exporter's dependencies: that of `tests/run` or of a developer, else the one running."""
-    found = (ROOT / name / "bin" / "python" for name in (".venv-test", ".venv"))
-    return str(next((python for python in found if python.exists()), sys.executable))
 
 
 def _scraping(run: Run, **more: Any) -> dict[str, Any]:
@@ -197,7 +191,7 @@ def _client(run: Run) -> Start:
 
 def ours(port: int, interval: int, urls: list[str]) -> list[str]:
     """The command of the exporter with these targets."""
-    return [environment(), str(HERE / "daemon.py"), str(port), str(interval), *urls]
+    return [sys.executable, str(HERE / "daemon.py"), str(port), str(interval), *urls]
 
 
 def _us(run: Run) -> Start:

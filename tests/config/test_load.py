@@ -358,3 +358,29 @@ def test_mistakes_in_targets_of_real_sources_are_listed_as_well(name: str, monke
     with pytest.raises(ConfigError) as refused:
         load(Path(f"{name}.yaml"), environ=ENVIRON)
     assert str(refused.value) + "\n" == Path(f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "refused"),
+    [
+        ("source: litellm, url: http://a", "not over TLS: 'http://a' (write https://, or leave tls out)"),
+        ("source: litellm, url: http://a, metrics_endpoint: https://a/metrics/", ""),
+        ("source: dynamo, etcd: [http://a], frontends: [http://b]", "not over TLS: 'http://a'"),
+        ("source: dynamo, etcd: [http://a], frontends: [https://b]", ""),
+        ("source: nats, url: http://a:8222", "not over TLS: 'http://a:8222'"),
+        ("source: nats, url: http://a:8222, server: nats://a", ""),
+        ("source: redis, server: redis://a", "not over TLS: 'redis://a:6379' (write rediss://, or leave tls out)"),
+        ("source: redis, server: rediss://a", ""),
+        ("source: http, url: http://a/health", "not over TLS: 'http://a/health'"),
+        ("source: http, host: a, port: 1", ""),
+        ("source: gpu", "nothing is read over TLS here (leave tls out)"),
+    ],
+)
+def test_tls_of_what_is_read_in_plain_is_refused(target: str, refused: str, tmp_path: Path) -> None:
+    file = written(tmp_path, f"targets:\n  - {{{target}, tls: {{}}}}\n")
+    if not refused:
+        assert load(file).targets
+        return
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    assert f"{file}:2: targets.0.tls: {refused}" in str(error.value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import shutil
 import socket
 import ssl
 import struct
@@ -13,10 +14,12 @@ import pytest
 
 from exporter.config.model import Config, Tls
 from exporter.core.board import Board
-from exporter.core.fetch import Asked, Client, Response, session
+from exporter.core.fetch import Asked, Client, Response, Upstream, session
 from exporter.core.https import Session
 from exporter.core.poll import Watch
 from exporter.core.types import Reading
+from exporter.demo.certificate import served
+from exporter.sources.http import Service
 from exporter.sources.litellm import Proxy
 from exporter.text.negotiate import Format
 from exporter.wiring import assemble
@@ -151,8 +154,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         def ask(
             client: Client, asked: Asked, headers: dict[str, str], body: bytes | None, _: None
         ) -> AbstractAsyncContextManager[Response]:
-            client._tls = client._tls or {None: Session()}
-            return client._tls[None].ask(asked.url, headers, body, asked.shown)
+            client._tls = client._tls or Session()
+            return client._tls.ask(asked.url, headers, body, asked.shown, None)
 
         monkeypatch.setattr(Client, "ask", ask)
     return str(request.param)
@@ -200,6 +203,26 @@ async def test_an_endless_body_ends_at_the_limit(way: str) -> None:
         assert (await watch.read()).reason == "too_large"
 
 
+async def test_many_targets_that_hang_keep_no_other_waiting(way: str) -> None:
+    many = asyncio.Event()
+
+    async def hang_all(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        if len(server.tasks) == 101:  # more than aiohttp has connections where it is not told otherwise
+            many.set()
+        await asyncio.sleep(60)
+
+    async with watched() as (server, watch, _):
+        good, server.metrics = server.metrics, hang_all
+        async with asyncio.timeout(30), session() as client, asyncio.TaskGroup() as group:
+            upstream = Upstream(client, watch._url)
+            hanging = [group.create_task(upstream.status("/metrics/")) for _ in range(101)]
+            await many.wait()
+            server.metrics = good
+            assert (await upstream.status("/metrics/")) == 200
+            for task in hanging:
+                task.cancel()
+
+
 async def test_a_dead_upstream_is_told_apart_from_a_slow_one(way: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -230,6 +253,28 @@ async def test_a_key_goes_to_its_targets_own_host_alone(way: str) -> None:
             assert (await assemble(Config(), target, client, Board(), None).read()).ok
             asked = next(head for head in heads if head.startswith(b"GET /metrics/"))
             assert (b"sk-invented" in asked) == sent
+    server.close()
+
+
+async def test_a_key_that_is_renewed_in_its_file_is_sent_with_the_next_read(way: str, tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        sent.extend(line for line in head.split(b"\r\n") if line.startswith(b"Authorization:"))
+        writer.write(answer(GOOD + SENTINEL))
+        writer.close()
+
+    server = await asyncio.start_server(note, "127.0.0.1", 0)
+    url, file = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", tmp_path / "key"
+    file.write_text("sk-old")
+    async with session() as client:
+        watch = assemble(Config(), Proxy(url=url, api_key_file=str(file)), client, Board(), None)
+        for key in ("sk-old", "sk-new"):
+            file.write_text(key)
+            sent.clear()
+            assert (await watch.read()).ok
+            assert set(sent) == {f"Authorization: Bearer {key}".encode()}
     server.close()
 
 
@@ -288,3 +333,56 @@ async def test_over_tls_a_target_is_read_where_its_certificate_is_trusted(
         trusted = await assemble(Config(), trusting, client, Board(), None).read()
         assert trusted.ok, trusted.error
     listening.close()
+
+
+def renew(file: Path, by: Path) -> None:
+    """As certificates are renewed: another file takes the name at once."""
+    new = file.with_suffix(".new")
+    shutil.copy(by, new)
+    new.replace(file)
+
+
+@pytest.mark.parametrize("what", ["https", "tcp"])
+async def test_certificates_that_are_renewed_are_used_with_the_next_read(what: str, tmp_path: Path) -> None:
+    server, port = Server(), 0
+    ca, own, key = (tmp_path / name for name in ("ca.pem", "own.pem", "own.key"))
+    ours = Tls(ca_file=str(ca), cert_file=str(own), key_file=str(key))
+
+    @asynccontextmanager
+    async def listening(name: str) -> AsyncIterator[int]:
+        """With a new certificate that stands for both sides: the server shows it, and wants it of its clients."""
+        context = served(tmp_path / f"{name}.pem")
+        assert context is not None
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(tmp_path / f"{name}.pem")
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # in which a client's certificate is refused before it asks
+        serving = await asyncio.start_server(server.handle, "127.0.0.1", port, ssl=context)
+        try:
+            yield serving.sockets[0].getsockname()[1]
+        finally:
+            serving.close()
+
+    async def is_well() -> bool:
+        reading = await watch.read()
+        probes = [value for series, value in reading.samples if series.family.name == "llm_probe_up"]
+        return reading.ok if what == "https" else probes == [1.0]
+
+    async with session() as client:
+        async with listening("old") as port:
+            for file, by in ((ca, "old.pem"), (own, "old.pem"), (key, "old.key")):
+                renew(file, tmp_path / by)
+            target = (
+                Proxy(url=f"https://127.0.0.1:{port}", tls=ours)
+                if what == "https"
+                else Service(host="127.0.0.1", port=port, tls=ours)
+            )
+            watch = assemble(Config(), target, client, Board(), None)
+            assert await is_well()
+        async with listening("new") as port:
+            assert not await is_well()  # who is there is not trusted
+            renew(ca, tmp_path / "new.pem")
+            assert not await is_well()  # and does not trust us
+            renew(own, tmp_path / "new.pem")
+            assert not await is_well()  # half of the renewal: no key of this certificate
+            renew(key, tmp_path / "new.key")
+            assert await is_well()

@@ -90,8 +90,8 @@ def chunked(*chunks: bytes, extension: bytes = b"", trailers: bytes = b"") -> by
 
 def by_aiohttp(client: Client, asked: fetch.Asked, headers: dict[str, str], body: bytes | None, _: None) -> Any:
     """Stands for `Client.ask`: the way of https, also where it is not asked for."""
-    client._tls = client._tls or {None: Session()}
-    return client._tls[None].ask(asked.url, headers, body, asked.shown)
+    client._tls = client._tls or Session()
+    return client._tls.ask(asked.url, headers, body, asked.shown, None)
 
 
 # -- every framing -----------------------------------------------------------------------------------------------------
@@ -237,6 +237,19 @@ async def test_a_connection_is_kept_over_endpoints_and_framings() -> None:
         assert server.connections == 1
         asked = [head.split(b"\r\n")[0] for head in server.heads]
         assert asked == [b"GET /a HTTP/1.1", b"GET /b HTTP/1.1", b"GET /c?d=e HTTP/1.1", b"GET /probe HTTP/1.1"]
+
+
+@pytest.mark.parametrize("taken", ["whole", "in pieces"])
+async def test_a_connection_whose_answer_came_at_once_in_several_chunks_is_asked_again(taken: str) -> None:
+    chunks = [bytes([letter]) * 8192 for letter in b"abc"]
+    async with serving([chunked(*chunks)]) as (server, upstream):
+        for _ in range(3):
+            if taken == "whole":
+                assert await body(upstream) == b"".join(chunks)
+            else:
+                async with upstream.get("/stream") as answer:
+                    assert [len(line) async for line in answer.lines()] == []
+        assert server.connections == 1
 
 
 @pytest.mark.parametrize(

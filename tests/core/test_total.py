@@ -45,6 +45,22 @@ def test_a_line_that_fell_adds_its_whole_value() -> None:
     assert up.shown() == {M: 15.0}
 
 
+def test_a_line_that_begins_again_at_its_end_goes_on_and_is_no_sign_of_another_process() -> None:
+    wrapping = "  llm_prompt_tokens_total: {from: [up_small_total], labels: {model: model}, wraps: 256}\n"
+    up = Upstream(text=MAP + wrapping)
+    small, tokens = [line(key, name="up_small_total") for key in "abc"], 'llm_prompt_tokens_total{model="m"}'
+    up.read(body({line("a"): 100.0, **dict.fromkeys(small, 250.0)}, None))
+    up.read(body({line("a"): 101.0, **dict.fromkeys(small, 4.0)}, None))
+    assert up.shown() == {M: 101.0, tokens: 3 * 260.0}
+    up.read(body({line("a"): 102.0, **dict.fromkeys(small[:2], 5.0)}, None))
+    up.read(body({line("a"): 103.0, **dict.fromkeys(small, 3.0)}, None))
+    assert up.shown() == {M: 103.0, tokens: 2 * 515.0 + 263.0}  # one was away: nobody knows how often it wrapped
+    saved = up.dump()
+    again = Upstream(saved, text=MAP + wrapping)
+    again.read(body({line("a"): 103.0, **dict.fromkeys(small, 2.0)}, None))
+    assert again.shown() == up.shown()
+
+
 def test_a_vanished_line_never_makes_the_total_fall_and_adds_on_its_return_what_it_gained() -> None:
     up = Upstream()
     up.read(body({line("a"): 10.0, line("b"): 1.0}))

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from served import exposition, read, serving, values
+from served import exposition, read, serving, values, watching
 from test_engines import HERE, VLLM, body
 
+from exporter.cli import _read
 from exporter.config.load import ConfigError, load
-from exporter.sources import sources
 
 BODY = b"""\
 # TYPE my_calls_total counter
@@ -110,6 +110,8 @@ async def test_a_map_may_take_an_engine_s_and_give_its_names_another_prefix() ->
         ("llm_requests_total: {from: [a], only: [{code: true}]}", "true or false where text is wanted"),
         ("llm_requests_total: {from: [a], scale: 0}", "scale: not a factor (write a number"),
         ("llm_requests_total: {from: [a], scale: .inf}", "scale: not a factor (write a number"),
+        ("llm_requests_total: {from: [a], wraps: 2e9}", "wraps: no number at which a counter begins again (write 42"),
+        ("llm_requests_running: {from: [a], wraps: 256}", "wraps: where counters begin again, and this is none"),
         ("llm_requests_running: {from: [a], merge: mean}", "merge: mean is no word for it (write one of sum, max"),
         ("llm_request_failures_total: {from: [a], constant: {reason: bad}}", "reason=['bad'] is not one of"),
         ("llm_requests_total: [{from: [a]}, {from: []}]", "llm_requests_total.1.from: is empty"),
@@ -148,8 +150,33 @@ def test_without_a_map_it_is_missing(tmp_path: Path) -> None:
         load(written(tmp_path, "targets: [{source: openmetrics, url: http://a}]\n"))
 
 
-async def test_it_can_be_read_without_a_map_to_see_what_is_there() -> None:
-    target = sources()["openmetrics"].at("http://a", {})
-    reading = await read("openmetrics", {"/metrics": BODY}, map=target.map)  # type: ignore[attr-defined]
+async def test_read_without_a_map_lists_what_is_there_and_shows_the_smallest_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("exporter.cli._log_to", lambda *_: None)  # it would be for all tests that follow
+    said = b"# HELP my_calls_total Calls that were\\nanswered.\n# HELP my_latency_ms " + b"long " * 50 + b"\n"
+    async with serving({"/metrics": said + BODY}) as server:
+        assert await _read("openmetrics", server.url, None, {}) == 0
+        out, err = capsys.readouterr()
+        assert "llm_" not in out
+        listed = err.partition("left out, no word of ours for it:\n")[2].partition("left out, because")[0]
+        calls, kv, latency, *waits = listed.splitlines()
+        assert calls == "  my_calls_total (2), counter: Calls that were answered."
+        assert kv == "  my_kv_percent (2), gauge"
+        assert latency.startswith("  my_latency_ms (4), histogram: long long ")
+        assert latency.endswith("…")
+        assert waits == ["  my_wait_seconds_count (1), counter", "  my_wait_seconds_sum (1), counter"]
+        shown = err.partition("nothing is shown without a map; switch it on with:\n")[2]
+        given = load(written(tmp_path, shown.replace("NAME", "my_calls_total"))).targets[0]
+        async with watching("openmetrics", server.url, map=given.map) as watch:  # type: ignore[attr-defined]
+            reading = await watch.read()
+    assert values(reading, "llm_requests_total") == {(): 12.0}
+    assert not reading.advice
+
+
+async def test_where_nothing_is_there_that_the_map_names_the_command_that_lists_it_is_told() -> None:
+    reading = await read("openmetrics", {"/metrics": BODY}, map={"families": {"llm_requests_total": {"from": ["a"]}}})
     assert reading.ok
-    assert not reading.samples
+    (advice,) = reading.advice
+    assert "the map names" in advice.missing
+    assert advice.remedy.startswith("llm-exporter read openmetrics http://127.0.0.1:")

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from ssl import SSLContext
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from exporter.config.secret import WithKey
 from exporter.config.values import Text, Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.source import Context, Result
-from exporter.core.tcp import certificate_expiry, connected, trust
+from exporter.core.tcp import Trust, certificate_expiry, connected
 from exporter.core.types import Advice, Sample
 
 BODY = 1 << 20
@@ -79,6 +80,10 @@ class Service(WithKey, WithThresholds):
         host = f"[{self.host}]" if ":" in (self.host or "") else self.host
         return self.url or f"tcp://{host}:{self.port}"
 
+    @property
+    def speaks_tls(self) -> bool:
+        return not self.url or super().speaks_tls
+
 
 class Http:
     """Asks one service."""
@@ -93,8 +98,7 @@ class Http:
         host, _, port = host_and_port(config.place).rpartition(":")
         self._at = config.host or host.strip("[]"), int(port)
         self._secure = config.url.startswith("https:") or (not config.url and config.tls is not None)
-        self._trusted: Any = None
-        self._any_time: Any = None
+        self._trust, self._trust_expired = Trust(config.tls), Trust(config.tls, expired=True)
         self._since: float | None = None
         self._wrong: str | None = ""  # unlike anything that is found
         self._expiry: float | None = None
@@ -118,14 +122,12 @@ class Http:
         return False
 
     async def read(self) -> Result:
-        if self._secure and self._trusted is None:
-            tls = self._config.tls
-            self._trusted, self._any_time = trust(tls), trust(tls, expired=True)
+        trusted = self._trust() if self._secure else None
         began = self._context.clock()
         took, wrong = None, None
         try:
             async with asyncio.timeout(self._context.timeout * SHARE):
-                wrong = await (self._ask() if self._config.url else self._connect())
+                wrong = await (self._ask() if self._config.url else self._connect(trusted))
             took = self._context.clock() - began
         except TimeoutError:
             wrong = f"{self._config.place} gave no whole answer within {self._context.timeout * SHARE:g} s"
@@ -151,8 +153,8 @@ class Http:
             return f"{answer.url} answers without the text that is expected"
         return None
 
-    async def _connect(self) -> None:
-        async with connected(*self._at, self._trusted):
+    async def _connect(self, trusted: SSLContext | None) -> None:
+        async with connected(*self._at, trusted):
             pass
 
     def _note(self, wrong: str | None) -> None:
@@ -170,7 +172,7 @@ class Http:
         self._expiry, wait = None, FAILED
         with suppress(ReadError, TimeoutError):
             async with asyncio.timeout(self._context.timeout * CERTIFICATE_SHARE):
-                self._expiry, wait = await certificate_expiry(*self._at, self._any_time), LOOK_AGAIN
+                self._expiry, wait = await certificate_expiry(*self._at, self._trust_expired()), LOOK_AGAIN
         self._look = self._context.clock() + wait
 
     def _samples(self, took: float | None) -> list[Sample]:

@@ -105,6 +105,11 @@ class Server(WithPassword, WithToken):
     def place(self) -> str:
         return self.url or self.server or ""
 
+    @property
+    def speaks_tls(self) -> bool:
+        """A server is asked for TLS where `tls` is written, whatever its URL begins with."""
+        return self.server is not None or super().speaks_tls
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:

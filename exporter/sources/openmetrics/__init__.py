@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from exporter.core.form import plain
 from exporter.core.source import own_map
+from exporter.core.types import Advice
 from exporter.sources import engine
 
 USUAL = {"layer": "engine", "identity": "process_start_time_seconds"}
@@ -24,6 +25,16 @@ def _map(given: Any) -> Any:
 Map = Annotated[
     dict[str, Any], BeforeValidator(_map), WithJsonSchema({"title": "map", "type": "object", "required": ["families"]})
 ]
+
+
+SMALLEST = """\
+targets:
+  - source: openmetrics
+    url: {url}
+    map:
+      families:
+        llm_requests_total: {{from: [NAME]}}   # a word of docs/metrics.md, and what it is called there"""
+"""A configuration with a map."""
 
 
 class Server(engine.Server):
@@ -51,6 +62,15 @@ class OpenMetrics(engine.Engine):
     @classmethod
     def candidates(cls, _: Mapping[str, str]) -> Sequence[Server]:
         return ()
+
+    def _advice(self) -> Iterable[Advice]:
+        if any(self._context.totals.present.values()):
+            return
+        if self._context.totals.map.rules:
+            what = "every number: none of the metrics that the map names is there"
+            yield Advice(what, f"llm-exporter read openmetrics {self._config.url}   # lists those that are")
+        else:
+            yield Advice("every number: nothing is shown without a map", SMALLEST.format(url=self._config.url))
 
     @classmethod
     async def recognise(cls, *_: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
 from ssl import SSLContext
@@ -24,7 +24,7 @@ from exporter.config.values import Text, Url, shown
 from exporter.core.errors import ReadError
 from exporter.core.fetch import Upstream
 from exporter.core.source import Context, Result, Row, source_map
-from exporter.core.tcp import connected, trust
+from exporter.core.tcp import Trust, connected
 
 DEFAULT_SERVER = "redis://127.0.0.1:6379"
 DEFAULT_USER = "default"
@@ -81,7 +81,7 @@ class Redis:
     def __init__(self, config: Server, context: Context) -> None:
         self._config = config
         self._context = context
-        self._trusted: SSLContext | None = None
+        self._trust = _trust_of(config)
         database = urlsplit(config.server).path.removeprefix("/")
         self._only = database or None
         self._databases = {database or "0"}  # those without keys are not in INFO
@@ -114,7 +114,7 @@ class Redis:
     async def recognise(_: Upstream, target: TargetConfig) -> bool:
         if not isinstance(target, Server):
             return False
-        async with _connected(target, _trust_of(target)) as (reader, writer):
+        async with _connected(target, _trust_of(target)()) as (reader, writer):
             try:
                 return await _ask(reader, writer, "PING") == b"PONG"
             except ReadError as error:
@@ -137,12 +137,12 @@ class Redis:
     async def _info(self) -> dict[str, str]:
         """The fields of INFO. Raises ReadError."""
         config = self._config
-        self._trusted = self._trusted or _trust_of(config)
+        trusted = self._trust()
         try:
             user, password = config.login() or (DEFAULT_USER, "")
         except SecretError as error:
             raise ReadError("auth", str(error)) from None
-        async with _connected(config, self._trusted) as (reader, writer):
+        async with _connected(config, trusted) as (reader, writer):
             if password or user != DEFAULT_USER:
                 await _ask(reader, writer, "AUTH", user, password)
             text = (await _ask(reader, writer, "INFO")).decode(errors="replace")
@@ -175,8 +175,8 @@ def _number(text: str) -> float | None:
     return float(text) if re.fullmatch("[0-9]{1,20}", text) else None
 
 
-def _trust_of(config: Server) -> SSLContext | None:
-    return trust(config.tls) if config.server.startswith("rediss:") else None
+def _trust_of(config: Server) -> Callable[[], SSLContext | None]:
+    return Trust(config.tls) if config.server.startswith("rediss:") else lambda: None
 
 
 def _connected(config: Server, trusted: SSLContext | None) -> Connection:

@@ -142,6 +142,35 @@ async def test_each_value_of_eight_gpus_becomes_exactly_the_exposition_expected_
     assert told == expected.read_bytes()
 
 
+async def test_pcie_counters_of_32_bits_begin_again_and_no_total_falls_or_leaps(driver: Driver, tmp_path: Path) -> None:
+    still = "gpu.0.unset = ecc_vol_corr ecc_vol_unc pcie_replay viol_power_ns nvlinks"  # so that little else counts
+
+    async def shown(read: Read, sent: int, received: int, joules: int, *more: str) -> list[float]:
+        """Bytes sent and received by PCIe, and the energy, where the driver tells these."""
+        told = {197: sent, 198: received, 83: joules * 1000, 138: 0, 139: 0}
+        fields = (f"field.0.{field} = {value}" for field, value in told.items())
+        driver.script.write_text("\n".join(("gpus = 1", still, *fields, *more)) + "\n")
+        await asyncio.sleep(0.05)  # the double looks at its script every 20 ms
+        reading = await read()
+        assert reading.ok, reading.error
+        pcie = values(reading, "llm_gpu_pcie_bytes_total", "direction")
+        energy = values(reading, "llm_gpu_energy_joules_total").values()
+        return [*(pcie[way] for way in ("transmit", "receive") if pcie), *energy]
+
+    end = 2**32
+    async with watching(Store(tmp_path)) as read:
+        assert await shown(read, end - 600, end - 50, 7000) == [end - 600, end - 50, 7000]
+        assert await shown(read, 400, 50, 7001) == [end + 400, end + 50, 7001]
+        assert await shown(read, 500, 60, 7002) == [end + 500, end + 60, 7002]
+        assert await shown(read, 500, 60, 7002, "gpu.0.err.* = GPU_IS_LOST") == []
+        # it was reset meanwhile: what it has counted since is all that is known
+        assert await shown(read, 30, 20, 1) == [end + 530, end + 80, 7003]
+        assert await shown(read, end // 2, end // 2, 2) == [end + 500 + end // 2, end + 60 + end // 2, 7004]
+    async with watching(Store(tmp_path)) as read:  # how often they began again while nobody looked is not known
+        assert await shown(read, 30, 20, 3) == [end + 500 + end // 2, end + 60 + end // 2, 7005]
+        assert await shown(read, 40, 20, 4) == [end + 510 + end // 2, end + 60 + end // 2, 7006]
+
+
 async def test_what_the_driver_cannot_tell_of_a_card_is_absent(driver: Driver) -> None:
     missing = (
         "ecc_mode ecc_vol_corr ecc_vol_unc remap_corr remap_unc remap_pending remap_failure temp_mem nvlinks mig_mode"
