@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
+from sys import intern
 from typing import Any
 from weakref import WeakSet
 
@@ -36,6 +37,7 @@ from exporter.core.lines import (
     IdentityLine,
     Kind,
     Refused,
+    kind_of,
 )
 from exporter.core.mapping import Rule, SourceMap
 from exporter.core.naming import Naming
@@ -131,9 +133,9 @@ class Totals:
         self._naming = Naming(source_map, keep, (saved or {}).get("kept", {}))
         self._wanted: dict[str, bool] = {}
         self._places: dict[tuple[object, ...], Series] = {}  # of lines opened in this body
-        self._kinds: dict[tuple[str, frozenset[tuple[str, int]]], Kind] = {}
 
         self.chosen = {rule.key: 0 for rule in source_map.rules}
+        self._renamed = [rule for rule in source_map.rules if len(rule.sources) > 1]
         self._gates = frozenset(name for rule in source_map.rules for name in rule.when)
         self._open_gates: set[str] = set()
 
@@ -160,7 +162,7 @@ class Totals:
             wanted = bool(self.map.wants(name)) or name == self.map.identity or name in self._gates
             wanted |= self._is_created(name)
             if len(self._wanted) < 10_000:
-                self._wanted[name] = wanted
+                self._wanted[intern(name)] = wanted
         return wanted
 
     def open(self, line: Line, upstream_type: str | None) -> Known:
@@ -258,10 +260,6 @@ class Totals:
         self._identity_line = IdentityLine(self, line.value, number)
         return self._identity_line
 
-    def _kind(self, what: str, ways: Iterable[tuple[str, int]]) -> Kind:
-        key = what, frozenset(ways)
-        return self._kinds.setdefault(key, Kind(*key))
-
     def _place(self, line: Line, labels: Mapping[str, str], upstream_type: str | None) -> Known:
         slots: list[Slot] = []
         gauges: list[tuple[GaugeSlot, tuple[tuple[str, str], ...]]] = []
@@ -299,7 +297,7 @@ class Totals:
                 slots.append(slot)
             ways.append((rule.key, alternative))
         if gauges:
-            kind = self._kind("gauge", ways)
+            kind = kind_of("gauge", frozenset(ways))
             self.present[kind] += 1
             gauge_line = GaugeLine(self, kind, [slot for slot, _ in gauges], line.value, labels.get("pid"))
             for gauge, copy in gauges:
@@ -307,7 +305,7 @@ class Totals:
                 gauge.merged = None
             return gauge_line
         if slots:
-            return self._counter(line, self._kind("counter", ways), slots)
+            return self._counter(line, kind_of("counter", frozenset(ways)), slots)
         return _LEFT_OUT
 
     def _counter(self, line: Line, kind: Kind, slots: list[Slot]) -> Counters:
@@ -324,7 +322,8 @@ class Totals:
             return known
         for slot in slots:
             claimed = min(slot.owed, line.value)
-            slot.owed -= claimed
+            if claimed:
+                slot.owed -= claimed
             slot.total += line.value - claimed
         return known
 
@@ -414,7 +413,7 @@ class Totals:
             if rule is not None and rule.internal:
                 self._internal[key].append((series, slot))
             else:
-                self.shown.output(series, new=self._watched).slots.append(slot)
+                self.shown.output(series, new=self._watched).slots += (slot,)
         return slot
 
     def _is_full(self) -> bool:
@@ -481,6 +480,8 @@ class Totals:
         self.refused.clear()
 
     def _is_another(self) -> bool:
+        if self._process.start is not None:  # it has been told
+            return False
         workers = frozenset(line.pid for slot in self._gauges.values() for line in slot.lines if line.pid is not None)
         created = [value for line in self._created for value in line.last]
         return self._process.guess(created, workers, self._most_fell)
@@ -495,9 +496,7 @@ class Totals:
     def _choose(self) -> None:
         """For each rule the first alternative that is there; what is shown goes on from where it was."""
         there = {way for kind, lines in self.present.items() if lines for way in kind.ways}
-        for rule in self.map.rules:
-            if len(rule.sources) == 1:
-                continue
+        for rule in self._renamed:
             present = [index for index in range(len(rule.sources)) if (rule.key, index) in there]
             before = self.chosen[rule.key]
             if not present or (before in present and self._watched and not self.anew):

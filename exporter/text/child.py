@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.text.again import Sample
-from exporter.text.block import MISS, MORE, WIDER
+from exporter.text.block import MISS, MORE, WIDER, shared
 
 LEAST = 4
 """Lines of a child that is worth it."""
@@ -55,7 +55,7 @@ class Child:
             else:
                 return None
             names.append(name)
-        child = Child(tuple(names), tuple(boundaries), model)
+        child = Child(shared(tuple(names)), shared(tuple(boundaries)), model)
         return child if child.heads(first) == list(heads) else None
 
     def meet(self, sample: Sample, buffer: bytes, at: int, *, final: bool) -> tuple[int, tuple[int, ...], list[bytes]]:
@@ -71,7 +71,7 @@ class Child:
             return MISS, (), []
         if len(lines) < len(heads):
             return (MORE if at + most > len(buffer) and not final else MISS), (), []
-        ends = tuple(map(len, heads))
+        ends = shared(tuple(map(len, heads)))
         after = min(at + most, len(buffer)) - len(rest)
         return after, ends, [line[end:] for line, end in zip(lines, ends, strict=True)]
 

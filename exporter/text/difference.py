@@ -33,7 +33,7 @@ from itertools import islice
 
 from exporter.core.errors import ReadError
 from exporter.text.again import Parser, Sample, family
-from exporter.text.block import MISS, MORE, Block, Places, are_numbers, numbers
+from exporter.text.block import MISS, MORE, Block, Places, are_numbers, numbers, shared
 from exporter.text.body import Body
 from exporter.text.child import Child
 from exporter.text.loose import REPEATED, TOGETHER, UNMAPPED, Loose
@@ -394,7 +394,7 @@ class Difference:
         if body.samples >= self._limits.lines:
             raise ReadError("too_large", f"more than {self._limits.lines} samples")
         base = family(name)
-        bucket = base is not name and name.endswith(b"_bucket")
+        bucket = name.endswith(b"_bucket")
         child = hash((base, sample.labels_key))
         loose = Loose(sample.line.identity, line, sample.end, UNMAPPED, base, child, bucket, read=self._read)
         if wanted and sample.key in self._shelf and self._is_there(sample):
@@ -451,7 +451,7 @@ class Difference:
             if self._types.get(comment.name, comment.text) != comment.text:
                 self._retype(body, comment.name)
             self._types[comment.name] = comment.text
-            loose.types = ((comment.name, comment.text),)
+            loose.types = shared(((comment.name, comment.text),))
         if comment is not None and comment.keyword == "EOF":  # stands by itself
             body.close()
             body.append(loose)
@@ -519,7 +519,7 @@ class Difference:
             known = self._sink.open_like(child.model, sample.line, values)
             if known is None:
                 return MISS
-            keys = tuple([by_name[part] for part in child.names])
+            keys = shared(tuple([by_name[part] for part in child.names]))
         assert known is not None  # noqa: S101 - for the type checker
         base = family(name)
         known.read = self._read
