@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
 
 from exporter.text.block import PLAIN
@@ -46,7 +45,6 @@ class Sample:
         return self.line.name, frozenset(label for label in self.line.labels if label[1])
 
 
-@lru_cache(4096)  # also that the lines of a family have one and the same name
 def family(name: bytes) -> bytes:
     """A metric's name without what tells the lines of one family apart."""
     base, _, suffix = name.rpartition(b"_")

@@ -55,7 +55,8 @@ class Child:
             else:
                 return None
             names.append(name)
-        child = Child(shared(tuple(names)), shared(tuple(boundaries)), model)
+        size = sum(map(len, names)) + sum(map(len, filter(None, boundaries)))
+        child = Child(shared(tuple(names), size), shared(tuple(boundaries), size), model)
         return child if child.heads(first) == list(heads) else None
 
     def meet(self, sample: Sample, buffer: bytes, at: int, *, final: bool) -> tuple[int, tuple[int, ...], list[bytes]]:

@@ -451,7 +451,7 @@ class Difference:
             if self._types.get(comment.name, comment.text) != comment.text:
                 self._retype(body, comment.name)
             self._types[comment.name] = comment.text
-            loose.types = shared(((comment.name, comment.text),))
+            loose.types = shared(((comment.name, comment.text),), len(line))
         if comment is not None and comment.keyword == "EOF":  # stands by itself
             body.close()
             body.append(loose)
