@@ -126,9 +126,7 @@ class Board:
             sheets = [self._targets[name].sheet for name in sorted(self._targets)]
             own = self._own()
             self._own_sheet.update([series for series, _ in own], [value for _, value in own])
-            end = b"# EOF\n" if form is Format.OPENMETRICS else b""
-            made = page([*sheets, self._own_sheet], form).removesuffix(end) + self._process(form) + end
-            self._pages[form] = made
+            made = self._pages[form] = page([*sheets, self._own_sheet], form, more=self._process(form))
         for health in self._targets.values():
             if health.reading is not None and health.reading.ok:
                 health.carried += 1

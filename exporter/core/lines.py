@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from math import inf, isfinite, nan
 from operator import add, sub
@@ -29,6 +30,10 @@ class Kind:
     what: str
     ways: frozenset[tuple[str, int]] = frozenset()
     wraps: int = 0
+
+
+kind_of = lru_cache(4096)(Kind)
+"""The one Kind of its sort: targets of one map have the same."""
 
 
 class Owner(Protocol):

@@ -12,6 +12,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from math import ceil
 
 import structlog
@@ -29,9 +30,6 @@ SHARE = 10
 """A read takes at most one part in so many of the upstream's time."""
 REFUSED = (60.0, 300.0)
 """Seconds until a target that refused a key is asked again: at first, and at most (it doubles)."""
-SAVE = 10.0
-"""Seconds between two writes of a target's state."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -85,13 +83,14 @@ class Watch:
 
     async def run(self) -> None:
         """Read until cancelled; the state is saved at the end."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                if isinstance(self._source, Follower):
-                    group.create_task(self._follow(self._source))
-                await self._poll()
-        finally:
-            self.save()
+        with self._store.keeping() if self._store is not None else nullcontext():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    if isinstance(self._source, Follower):
+                        group.create_task(self._follow(self._source))
+                    await self._poll()
+            finally:
+                self.save()
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
@@ -145,7 +144,7 @@ class Watch:
         self.health.samples = self.reader.samples
         self.health.dropped = self.totals.dropped
         self._publish(reading)
-        if time.monotonic() - self._saved > SAVE:
+        if self._store is not None and time.monotonic() - self._saved > self._store.interval:
             for _ in self._saving():
                 await asyncio.sleep(0)
         return reading

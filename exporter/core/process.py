@@ -43,8 +43,6 @@ class Process:
         """
         newest, self._newest_created = self._newest_created, max(created, default=self._newest_created)
         known, self._workers = self._workers, workers or self._workers
-        if self.start is not None:
-            return False
         if created and newest:
             return min(created) > newest
         if workers and known:

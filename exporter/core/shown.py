@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from math import inf
 
 from exporter.core.ledger import NOWHERE, Ledger, Slot
@@ -16,11 +16,11 @@ class Output:
     """One counter series (or bucket, sum, count) as shown."""
 
     series: Series
-    slots: list[Slot] = field(default_factory=list)
+    slots: tuple[Slot, ...] = ()
     until: float = 0.0  # shown until then (monotonic seconds), though nothing feeds it
     floor: float = 0.0  # what is shown until a page has carried it
     born: int | None = None  # pages carried when it was first published; -1 before that; None once carried
-    active: Sequence[Slot] = ()  # the slots that make its value now
+    active: tuple[Slot, ...] = ()  # the slots that make its value now: most often all of them
     shown: bool = False
 
     @property
@@ -164,7 +164,8 @@ class Shown:
         """Outputs that lines feed, or that are held a while longer."""
         self._expiry = inf
         for series, output in self._outputs.items():
-            output.active = [slot for slot in output.slots if self._counts(slot)]
+            counting = tuple([slot for slot in output.slots if self._counts(slot)])
+            output.active = output.slots if counting == output.slots else counting
             if any(slot.inputs for slot in output.active):
                 yield series, output
             elif output.active and now < output.until:

@@ -34,6 +34,7 @@ from exporter.core.lines import (
     IdentityLine,
     Kind,
     Refused,
+    kind_of,
 )
 from exporter.core.mapping import SourceMap
 from exporter.core.naming import Naming, is_too_long
@@ -112,10 +113,10 @@ class Totals:
         self._alike = Alike(source_map, self._naming, self.ledger, self.slot)
         self._wanted: dict[str, bool] = {}
         self._places: dict[tuple[object, ...], Series] = {}  # of lines opened in this body
-        self._kinds: dict[tuple[str, frozenset[tuple[str, int]], int], Kind] = {}
 
         self.chosen = {rule.key: 0 for rule in source_map.rules}
         self._gauges = Gauges(source_map, self.chosen)
+        self._renamed = [rule for rule in source_map.rules if len(rule.sources) > 1]
         self._gates = frozenset(name for rule in source_map.rules for name in rule.when)
         self._open_gates: set[str] = set()
 
@@ -240,10 +241,6 @@ class Totals:
         self._identity_line = IdentityLine(self, line.value, number)
         return self._identity_line
 
-    def _kind(self, what: str, ways: Iterable[tuple[str, int]], wraps: int = 0) -> Kind:
-        key = what, frozenset(ways), wraps
-        return self._kinds.setdefault(key, Kind(*key))
-
     def _place(self, line: Line, labels: LabelSet, upstream_type: str | None) -> Known:
         slots: list[Slot] = []
         gauges: list[tuple[GaugeSlot, Labels]] = []
@@ -283,7 +280,7 @@ class Totals:
             ways.append((rule.key, alternative))
             wraps = max(wraps, rule.wraps)
         if gauges:
-            kind = self._kind("gauge", ways)
+            kind = kind_of("gauge", frozenset(ways))
             self.present[kind] += 1
             gauge_line = GaugeLine(self, kind, [slot for slot, _ in gauges], line.value, labels.get("pid"))
             for gauge, copy in gauges:
@@ -291,7 +288,7 @@ class Totals:
                 gauge.merged = None
             return gauge_line
         if slots:
-            return self._counter(line, self._kind("counter", ways, wraps), slots)
+            return self._counter(line, kind_of("counter", frozenset(ways), wraps), slots)
         return _LEFT_OUT
 
     def _counter(self, line: Line, kind: Kind, slots: list[Slot]) -> Counters:
@@ -308,7 +305,8 @@ class Totals:
             return known
         for slot in slots:
             claimed = min(slot.owed, line.value)
-            slot.owed -= claimed
+            if claimed:
+                slot.owed -= claimed
             slot.total += line.value - claimed
         return known
 
@@ -352,7 +350,7 @@ class Totals:
             if rule is not None and rule.internal:
                 self._internal[key].append((series, slot))
             else:
-                self.shown.output(series, new=self._watched).slots.append(slot)
+                self.shown.output(series, new=self._watched).slots += (slot,)
         return slot
 
     def _is_full(self) -> bool:
@@ -409,6 +407,8 @@ class Totals:
         self.refused.clear()
 
     def _is_another(self) -> bool:
+        if self._process.start is not None:  # it has been told
+            return False
         created = [value for line in self._created for value in line.last]
         return self._process.guess(created, self._gauges.workers(), self._most_fell)
 
@@ -423,9 +423,7 @@ class Totals:
     def _choose(self) -> None:
         """For each rule the first alternative that is there; what is shown goes on from where it was."""
         there = {way for kind, lines in self.present.items() if lines for way in kind.ways}
-        for rule in self.map.rules:
-            if len(rule.sources) == 1:
-                continue
+        for rule in self._renamed:
             present = [index for index in range(len(rule.sources)) if (rule.key, index) in there]
             before = self.chosen[rule.key]
             if not present or (before in present and self._watched and not self.anew):

@@ -59,7 +59,7 @@ class Series:
 
     Made once for each target by a `SeriesTable` for as long as anything holds it, so identity is equality. `own` are
     the labels without those that the whole target carries; `prefix` is the line's bytes up to and including the space
-    before the value; `sort` is its place within the family.
+    before the value.
     """
 
     family: Family
@@ -68,7 +68,11 @@ class Series:
     suffix: str
     le: float | None
     prefix: bytes
-    sort: tuple[Labels, int, float]
+
+    @property
+    def sort(self) -> tuple[Labels, int, float]:
+        """Its place within the family."""
+        return self.labels, _SUFFIX_ORDER[self.suffix], inf if self.le is None else self.le
 
     def get(self, label: str) -> str | None:
         """The value of `label`, or None where this series does not have it."""
@@ -86,7 +90,7 @@ class SeriesTable:
 
     def __init__(self, constant: Mapping[str, str]) -> None:
         self.constant = dict(constant)
-        self._made: WeakValueDictionary[tuple[object, ...], Series] = WeakValueDictionary()
+        self._made: WeakValueDictionary[bytes, Series] = WeakValueDictionary()  # by their prefix, which says it all
         self._told: tuple[Family, Labels] | None = None
         self._parts: tuple[Labels, Labels, str] = (), (), ""
 
@@ -102,15 +106,12 @@ class SeriesTable:
         if told != self._told:  # the buckets of a histogram come one after the other
             self._told, self._parts = told, self._lay_out(*told)
         ordered, own, shown = self._parts
-        key = (family.name, ordered, suffix, le)
-        series = self._made.get(key)
+        bound = "" if le is None else f'le="{number(le)}"'
+        text = ",".join(filter(None, (shown, bound)))
+        prefix = f"{family.name}{suffix}{{{text}}} ".encode() if text else f"{family.name}{suffix} ".encode()
+        series = self._made.get(prefix)
         if series is None:
-            bound = "" if le is None else f'le="{number(le)}"'
-            text = ",".join(filter(None, (shown, bound)))
-            prefix = f"{family.name}{suffix}{{{text}}} " if text else f"{family.name}{suffix} "
-            sort = (ordered, _SUFFIX_ORDER[suffix], inf if le is None else le)
-            series = Series(family, ordered, own, suffix, le, prefix.encode(), sort)
-            self._made[key] = series
+            series = self._made[prefix] = Series(family, ordered, own, suffix, le, prefix)
         return series
 
     def _lay_out(self, family: Family, labels: Labels) -> tuple[Labels, Labels, str]:

@@ -62,8 +62,10 @@ class Scorecard:
         values: dict[tuple[Labels, str, float], float] = {}
 
         def count(labels: Labels, what: str, bound: float, value: float) -> None:
-            key = (some(labels, "layer", "provider"), what, bound)
-            values[key] = values.get(key, 0.0) + value
+            provider = some(labels, "layer", "provider")
+            if "provider" in dict(provider):  # an engine that serves by itself has no score
+                key = provider, what, bound
+                values[key] = values.get(key, 0.0) + value
 
         for what, family in _COUNTS.items():
             for labels, value in words[family].items():
@@ -77,7 +79,7 @@ class Scorecard:
         for provider, what, bound in sorted(values, key=lambda key: key[2]):
             bounds.setdefault((provider, what), []).append(bound)
         for provider, what in bounds:
-            if what == "requests" and any(name == "provider" for name, _ in provider):
+            if what == "requests":
                 yield from self._provider(provider, bounds)
 
     def _provider(self, provider: Labels, bounds: Mapping[tuple[Labels, str], Sequence[float]]) -> Iterator[Sample]:

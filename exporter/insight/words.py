@@ -46,7 +46,8 @@ class Window(Generic[Key]):
 
     def push(self, now: float, values: Mapping[Key, float]) -> None:
         """The counters' values now."""
-        self._now = (now, values)
+        known = {key: key for key in self._now[1]}  # sixty snapshots hold their keys once: a third of the memory
+        self._now = (now, {known.get(key, key): value for key, value in values.items()})
         if not self._past or now - self._past[-1][0] >= self._seconds / 60:
             self._past.append(self._now)
         while len(self._past) > 1 and self._past[1][0] <= now - self._seconds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from exporter.text.block import MOST, SIZE, Block
+from exporter.text.block import MOST, SIZE, Block, shared
 from exporter.text.loose import Loose, LooseLines
 from exporter.text.shelf import Shelf
 from exporter.text.sink import Known
@@ -76,9 +76,10 @@ class Body:
             known = known.join([loose.known for loose in run[1:] if loose.known is not None])
             known.read = first.read
         raw = b"\n".join([loose.line for loose in run]) + b"\n"
-        block = Block(raw, tuple([loose.end for loose in run]), known, first.family, first.child, self._read)
+        ends = shared(tuple([loose.end for loose in run]))
+        block = Block(raw, ends, known, first.family, first.child, self._read)
         block.types = tuple(told for loose in run for told in loose.types)
-        block.keys = tuple([loose.key for loose in run if loose.key is not None])
+        block.keys = shared(tuple([loose.key for loose in run if loose.key is not None]))
         block.until = first.until
         self.loose.remove(run)
         self._shelf.add(block)

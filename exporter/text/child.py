@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporter.text.again import Parser, Sample, family
-from exporter.text.block import MISS, MORE, WIDER, Block, numbers
+from exporter.text.block import MISS, MORE, WIDER, Block, numbers, shared
 from exporter.text.body import Body
 from exporter.text.loose import REPEATED, UNMAPPED, Loose
 from exporter.text.shelf import Shelf
@@ -59,7 +59,8 @@ class Child:
             else:
                 return None
             names.append(name)
-        child = Child(tuple(names), tuple(boundaries), model)
+        size = sum(map(len, names)) + sum(map(len, filter(None, boundaries)))
+        child = Child(shared(tuple(names), size), shared(tuple(boundaries), size), model)
         return child if child.heads(first) == list(heads) else None
 
     def meet(self, sample: Sample, buffer: bytes, at: int, *, final: bool) -> tuple[int, tuple[int, ...], list[bytes]]:
@@ -75,7 +76,7 @@ class Child:
             return MISS, (), []
         if len(lines) < len(heads):
             return (MORE if at + most > len(buffer) and not final else MISS), (), []
-        ends = tuple(map(len, heads))
+        ends = shared(tuple(map(len, heads)))
         after = min(at + most, len(buffer)) - len(rest)
         return after, ends, [line[end:] for line, end in zip(lines, ends, strict=True)]
 
@@ -149,7 +150,7 @@ class Children:
             known = self._sink.open_like(child.model, sample.line, values)
             if known is None:
                 return MISS
-            keys = tuple([by_name[part] for part in child.names])
+            keys = shared(tuple([by_name[part] for part in child.names]))
         assert known is not None  # noqa: S101 - for the type checker
         base = family(name)
         known.read = read

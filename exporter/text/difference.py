@@ -34,7 +34,7 @@ from itertools import islice
 
 from exporter.core.errors import ReadError
 from exporter.text.again import Parser, Sample, family
-from exporter.text.block import MISS, MORE, Block, Places, are_numbers, numbers
+from exporter.text.block import MISS, MORE, Block, Places, are_numbers, numbers, shared
 from exporter.text.body import Body
 from exporter.text.child import Children
 from exporter.text.loose import REPEATED, TOGETHER, UNMAPPED, Loose
@@ -404,7 +404,7 @@ class Difference:
         if body.samples >= self._limits.lines:
             raise ReadError("too_large", f"more than {self._limits.lines} samples")
         base = family(name)
-        bucket = base is not name and name.endswith(b"_bucket")
+        bucket = name.endswith(b"_bucket")
         child = hash((base, sample.labels_key))
         loose = Loose(sample.line.identity, line, sample.end, UNMAPPED, base, child, bucket, read=self._read)
         if wanted and sample.key in self._shelf and self._is_there(sample):
@@ -461,7 +461,7 @@ class Difference:
             if self._types.get(comment.name, comment.text) != comment.text:
                 self._retype(body, comment.name)
             self._types[comment.name] = comment.text
-            loose.types = ((comment.name, comment.text),)
+            loose.types = shared(((comment.name, comment.text),), len(line))
         if comment is not None and comment.keyword == "EOF":  # stands by itself
             body.close()
             body.append(loose)

@@ -101,8 +101,9 @@ def page(
     sheets: Iterable[Sheet],
     format: Format,  # noqa: A002 - the field's word
     help_of: HelpOf = _HELP,
+    more: bytes = b"",
 ) -> bytes:
-    """The page of any number of targets.
+    """The page of any number of targets, and behind them what is `more`: whole families, written already.
 
     Families come in catalogue order, and only those that have a series; within one, the targets as they are given,
     then `Series.sort`. A series that is given twice is shown twice: who gathers the samples has each once.
@@ -115,6 +116,7 @@ def page(
     for family in sorted(families, key=attrgetter("order", "name")):
         parts.append(heading(family, format, help_of))
         parts += families[family]
+    parts.append(more)
     if format is Format.OPENMETRICS:
         parts.append(b"# EOF\n")
     return b"".join(parts)

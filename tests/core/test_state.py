@@ -1,12 +1,13 @@
 """State over restarts: exact where it is good, never guessed where it is not."""
 
 import gc
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exporter.core.saved import Dump
+from exporter.core.saved import Dump, as_json
 from exporter.core.state import Store, default_directory
 
 ROWS = [
@@ -20,7 +21,8 @@ URL = "http://a:4000"
 
 def save(store: Store, target: str, url: str, state: dict[str, Any]) -> None:
     head = {key: value for key, value in state.items() if key != "slots"}
-    for _ in store.save(target, url, Dump(head, iter([state["slots"][:1], [], state["slots"][1:]]))):
+    first, *more = map(as_json, state["slots"])
+    for _ in store.save(target, url, Dump(head, iter([first, "", ",".join(more)]))):
         pass
 
 
@@ -34,7 +36,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_a_save_is_written_as_it_goes_and_one_that_was_given_up_harms_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    rows = [[["key", "name", [["model", "m" * 400]], "", None, 1.0, float(number)]] for number in range(100)]
+    rows = [as_json(["key", "name", [["model", "m" * 400]], "", None, 1.0, float(number)]) for number in range(100)]
     given_up = store.save("t", URL, Dump({}, iter(rows)))
     for _ in range(90):
         next(given_up)
@@ -45,6 +47,18 @@ def test_a_save_is_written_as_it_goes_and_one_that_was_given_up_harms_no_other(t
     assert store.load("t", URL) == (STATE, False)
     assert (tmp_path / "t.json").stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "t.new").exists()
+
+
+def test_each_state_is_written_every_ten_seconds_and_those_of_many_targets_more_rarely(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with ExitStack() as targets:
+        for _ in range(50):
+            targets.enter_context(store.keeping())
+        assert store.interval == 10.0
+        for _ in range(150):
+            targets.enter_context(store.keeping())
+        assert store.interval == 40.0
+    assert store.interval == 10.0
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format":1}', "[]", "\x00"])
