@@ -183,7 +183,7 @@ async def test_http_1_0_gets_a_whole_page_and_the_end_of_the_connection(start: S
     assert body == view.pages[Format.TEXT]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=60).map(lambda value: bytes(byte for byte in value if byte >= 32 and byte != 127)))
 def test_no_accept_header_breaks_the_page(garbage: bytes) -> None:
     async def scrape() -> bytes:
