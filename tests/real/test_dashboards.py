@@ -50,7 +50,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, demo: stack.Exporter) -
 def yesterday(demo: stack.Exporter, server: stack.Prometheus) -> None:
     """Give Prometheus what the dashboards ask about the day before: what is now, and had grown meanwhile."""
     names = {each.name for question in asked() if "offset 1d" in question.expr for each in selectors(question.asked)}
-    until = time.monotonic() + 30
+    until = time.monotonic() + stack.PATIENCE
     page = demo.page()
     while names - {name for name, _ in page}:
         assert time.monotonic() < until
