@@ -25,7 +25,7 @@ from exporter.demo.stack import running
 from exporter.demo.world import MORNING, TROUBLES
 
 SPEED = 300.0
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 def value(readings: Sequence[Reading], name: str, **labels: str) -> float:

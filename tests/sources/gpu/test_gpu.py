@@ -61,8 +61,8 @@ class Read:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what comes by itself, within 10 s."""
-    async with asyncio.timeout(10):
+    """Wait for what comes by itself, within a minute."""
+    async with asyncio.timeout(60):
         while True:
             if await condition():
                 return
