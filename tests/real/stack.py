@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,10 +34,16 @@ PATIENCE = 90.0
 moment longer for it is followed by the next after ten times as long."""
 
 
+_PORTS = iter(random.sample(range(20000, 30000), 10000))
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody has, nor is given by the system before the server that it is for has started."""
+    for port in _PORTS:
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def _die_with_parent() -> None:
