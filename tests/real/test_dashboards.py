@@ -95,5 +95,11 @@ def test_replicas_of_an_exporter_count_once_and_exporters_of_two_machines_each(
     demo: stack.Exporter, prometheus: stack.Prometheus
 ) -> None:
     instances = {question.place: question for question in asked()}["llm-dynamo: Instances (A)"]
-    registered = [value for (name, _), value in demo.page().items() if name == "llm_dynamo_endpoint_instances"]
-    assert list(prometheus.query(instances.asked).values()) == [2 * sum(registered)]
+
+    def registered() -> float:
+        return sum(value for (name, _), value in demo.page().items() if name == "llm_dynamo_endpoint_instances")
+
+    until = time.monotonic() + stack.PATIENCE
+    while (told := [*prometheus.query(instances.asked).values()]) != [2 * registered()] or not told[0]:
+        assert time.monotonic() < until, told  # a scrape is behind the page for a moment
+        time.sleep(0.5)

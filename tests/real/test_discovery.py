@@ -196,7 +196,6 @@ async def test_a_user_who_may_read_one_prefix_sees_it_and_its_changes_and_others
     wrong.write_text("wrong")
     with running(server):
         await asyncio.to_thread(with_users, server)
-        root = server.post("auth/authenticate", name="root", password=SECRET)["token"]
         login = {"user": "reader", "password_file": str(password)}
         others = [
             dynamo(server.url, name="again", interval="4s", **login),
@@ -205,6 +204,7 @@ async def test_a_user_who_may_read_one_prefix_sees_it_and_its_changes_and_others
         ]
         async with watched(tmp_path, dynamo(server.url, **login, **SELDOM), *others) as seen:
             await seen.until_value("llm_target_up", 1.0, target="dynamo")
+            root = server.post("auth/authenticate", name="root", password=SECRET)["token"]  # good for three seconds
             worker = Worker(server, root)
             await worker.start(ttl=600)
             await until_state(seen, "ready")
