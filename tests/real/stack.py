@@ -230,7 +230,9 @@ def litellm(folder: Path, config: Mapping[str, Any], workers: int = 1) -> LiteLL
         "DO_NOT_TRACK": "1",
     }
     if workers > 1:
-        arguments += ["--num_workers", str(workers)]
+        # by itself it ends a worker that has not answered for five seconds, as none does that has yet to import LiteLLM
+        # on a machine that is slow; and so the next, for ever
+        arguments += ["--num_workers", str(workers), "--timeout_worker_healthcheck", "120"]
         shared = folder / f"multiproc-{port}"
         shared.mkdir()
         environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
