@@ -25,12 +25,17 @@ def reader(clock: Callable[[], float] = time.monotonic) -> tuple[Totals, Differe
     return totals, Difference(totals, clock=clock)
 
 
+def pieces(body: bytes) -> list[bytes]:
+    """A body as it would arrive."""
+    return [body[start : start + CHUNK] for start in range(0, len(body), CHUNK)]
+
+
 def read(difference: Difference, body: bytes) -> float:
-    """Read a body in pieces, as it would arrive; CPU milliseconds."""
-    pieces = [body[start : start + CHUNK] for start in range(0, len(body), CHUNK)]
+    """Read a body in pieces; CPU milliseconds."""
+    arriving = pieces(body)
     began = time.process_time()
     difference.begin()
-    for piece in pieces:
+    for piece in arriving:
         difference.feed(piece)
     difference.end()
     return (time.process_time() - began) * 1000

@@ -78,7 +78,7 @@ def test_alloy_is_asked_by_bash_alone(status: int, well: bool) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         asked = [part.replace("/12345 ", f"/{server.server_port} ") for part in written]
         assert asked != written
-        done = subprocess.run(asked, timeout=30, check=False)
+        done = subprocess.run(asked, timeout=120, check=False)
         server.shutdown()
     assert (done.returncode == 0) is well
 

@@ -315,7 +315,7 @@ TARGETS = st.lists(st.dictionaries(st.sampled_from(sorted(WithKey.model_fields))
 DOCUMENTS = st.dictionaries(st.sampled_from(sorted(Config.model_fields)), VALUES).flatmap(
     lambda rest: TARGETS.map(lambda targets: {**rest, "targets": targets})
 )
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def taken_or_refused(path: Path, kinds: Kinds) -> None:

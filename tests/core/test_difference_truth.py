@@ -291,6 +291,4 @@ class Sequences(RuleBasedStateMachine):
 
 
 TestSequences = Sequences.TestCase
-TestSequences.settings = settings(
-    max_examples=int(os.environ.get("SEQUENCES", "300")), stateful_step_count=25, deadline=None
-)
+TestSequences.settings = settings(max_examples=int(os.environ.get("SEQUENCES", "300")), stateful_step_count=25)

@@ -66,13 +66,13 @@ class Server:
 
 
 @asynccontextmanager
-async def watched(timeout: str = "1s") -> AsyncIterator[tuple[Server, Watch, Board]]:  # noqa: ASYNC109 - a setting
+async def watched() -> AsyncIterator[tuple[Server, Watch, Board]]:
     server = Server()
     listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     board = Board()
     async with session() as client:
-        targets = (Proxy(url=url, name=name, timeout=timeout) for name in ("bad", "good"))
+        targets = (Proxy(url=url, name=name, timeout="60s") for name in ("bad", "good"))
         watches = [assemble(Config(), target, client, board, None) for target in targets]
         await watches[1].read()
         yield server, watches[0], board
@@ -171,7 +171,10 @@ async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_t
         assert (await watch.read()).ok
         others = lines_of(board, "good")
         server.metrics = bad
+        if reason == "timeout":
+            watch._timeout = 1.0
         failed = await watch.read()
+        watch._timeout = 60.0
         assert (failed.reason, len(failed.samples)) == (reason, 0)
         assert failed.error
         page = lines_of(board, "bad")
@@ -188,7 +191,7 @@ async def test_an_upstream_that_misbehaves_is_down_with_its_reason_and_back_at_t
 async def test_too_many_series_and_too_long_labels_are_left_out_without_growing() -> None:
     many = b"".join(b'litellm_spend_metric_total{requested_model="m%d"} 1\n' % number for number in range(5000))
     long = b'litellm_spend_metric_total{requested_model="' + b"x" * 5000 + b'"} 1\n'
-    async with watched(timeout="10s") as (server, watch, _):
+    async with watched() as (server, watch, _):
         server.metrics = answer(many + long + SENTINEL)
         reading: Reading = await watch.read()
     assert reading.ok
@@ -197,7 +200,7 @@ async def test_too_many_series_and_too_long_labels_are_left_out_without_growing(
 
 
 async def test_an_endless_body_ends_at_the_limit(way: str) -> None:
-    async with watched(timeout="20s") as (server, watch, _):
+    async with watched() as (server, watch, _):
         watch.reader._limits = type(watch.reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
         server.metrics = endless
         assert (await watch.read()).reason == "too_large"

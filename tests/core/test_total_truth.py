@@ -183,4 +183,4 @@ class Truth(RuleBasedStateMachine):
 
 
 TestTruth = Truth.TestCase
-TestTruth.settings = settings(max_examples=600, stateful_step_count=40, deadline=None)
+TestTruth.settings = settings(max_examples=600, stateful_step_count=40)

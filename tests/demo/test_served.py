@@ -25,7 +25,7 @@ from exporter.demo.world import MORNING, TROUBLES
 from exporter.wiring import assemble
 
 SPEED = 300.0
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 def value(readings: Sequence[Reading], name: str, **labels: str) -> float:

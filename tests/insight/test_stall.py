@@ -365,7 +365,7 @@ def answering(server: Server) -> bool:
 
 @SHOWS
 @given(seed=st.integers(0, 2**32), moment=st.floats(900.0, 2700.0))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_server_that_freezes_in_the_middle_of_an_answer_is_stalled_in_time_and_no_more_with_its_next_token(
     shows: str, seed: int, moment: float
 ) -> None:

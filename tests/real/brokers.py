@@ -18,7 +18,7 @@ from typing import Any
 import nats.aio.client
 import nkeys
 import yaml
-from stack import EXPORTER, HERE, Exporter, Page, Server, free_port
+from stack import EXPORTER, HERE, PATIENCE, Exporter, Page, Server, free_port
 
 
 @dataclass
@@ -102,7 +102,10 @@ def stopped(server: Server) -> Any:
 
 
 def exporter(folder: Path, *targets: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Exporter:
-    """An exporter that reads these targets every half second; without any, it looks for what runs here."""
+    """An exporter that reads these targets every half second; without any, it looks for what runs here.
+
+    A target that is read SELDOM shows what comes without a read.
+    """
     port = free_port()
     arguments = [*EXPORTER, "--listen", f"127.0.0.1:{port}", "--state-directory", str(folder / "state")]
     if targets:
@@ -129,19 +132,28 @@ class Watched:
         self.pages.append((time.monotonic(), page))
         return page
 
-    async def until(self, seconds: float, holds: Callable[[Page], bool], what: str = "") -> float:
-        """Wait until a page holds it; the seconds that took. Fails after `seconds`."""
-        began = time.monotonic()
-        while time.monotonic() - began < seconds:
+    async def until(self, holds: Callable[[Page], bool], what: str = "", within: float = PATIENCE) -> None:
+        """Wait until a page holds it. Fails after so many seconds."""
+        end = time.monotonic() + within
+        while time.monotonic() < end:
             if holds(await asyncio.to_thread(self.look)):
-                return time.monotonic() - began
+                return
             await asyncio.sleep(0.05)
         shown = {name: value for name, value in self.pages[-1][1].items() if "bucket" not in name[0]}
-        raise AssertionError(f"not within {seconds} s: {what}\n{str(shown)[:8000]}\n{self.exporter.tail()}")
+        raise AssertionError(f"not within {within} s: {what}\n{str(shown)[:8000]}\n{self.exporter.tail()}")
 
-    async def until_value(self, seconds: float, name: str, value: float | None, **labels: str) -> float:
+    async def until_value(self, name: str, value: float | None, within: float = PATIENCE, **labels: str) -> None:
         """Wait until the only sample that has these labels has this value; None: until there is none."""
-        return await self.until(seconds, lambda page: found(page, name, **labels) == value, f"{name}{labels} {value}")
+        await self.until(lambda page: found(page, name, **labels) == value, f"{name}{labels} {value}", within)
+
+    async def read_again(self, times: int, target: str) -> None:
+        """Wait until a target has been read, in vain or not, so many times more: no two reads take the same time."""
+        for _ in range(times):
+            last = self.value("llm_target_read_duration_seconds", target=target)
+            await self.until(
+                lambda page, last=last: found(page, "llm_target_read_duration_seconds", target=target) != last,
+                f"another read of {target}",
+            )
 
     def value(self, name: str, **labels: str) -> float | None:
         return found(self.look(), name, **labels)
@@ -169,6 +181,12 @@ def found(page: Page, name: str, **labels: str) -> float | None:
     ]
     assert len(values) < 2, (name, labels)
     return values[0] if values else None
+
+
+SOON = 15.0
+"""Seconds within which is seen what takes up to five, on a machine that stands still for some now and then."""
+SELDOM = {"interval": "1h", "timeout": "1m"}
+"""Of a target that is read once: what is heard between two reads is all that can have told."""
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ start)
   mkdir -p "$D"/{run,units,user-units,journal,ov,root}
   rm -rf "$D"/run/* "$D/failed" "$D/pid"; printf '%s\n' "$@" > "$D/users"
   setsid --fork "$0" _outer "$D" </dev/null >"$D/console.log" 2>&1
-  for i in $(seq 1 300); do       # up to 30 s
+  for i in $(seq 1 900); do       # up to 90 s
     [ -e "$D/failed" ] && { echo "start failed:" >&2; cat "$D/console.log" >&2; exit 1; }
     [ -s "$D/pid" ] || { sleep 0.05; continue; }
     # (host "systemctl" says "offline" when the host itself is not booted with systemd, so ask busctl)

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,12 +29,21 @@ HERE = Path(__file__).parent
 LITELLM = Path(os.environ.get("LLM_EXPORTER_LITELLM_VENV", HERE.parents[1] / ".venv-litellm")) / "bin"
 KEY = "sk-master-invented"
 EXPORTER = [sys.executable, "-m", "exporter"]
+PATIENCE = 90.0
+"""Seconds after which what has not come will not. Machines that others use stand still for some, and a read that took a
+moment longer for it is followed by the next after ten times as long."""
+
+
+_PORTS = iter(random.sample(range(20000, 30000), 10000))
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody has, nor is given by the system before the server that it is for has started."""
+    for port in _PORTS:
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def _die_with_parent() -> None:
@@ -49,7 +59,7 @@ class Server:
     log: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     ready: str = "/"
-    patience: float = 90.0
+    patience: float = PATIENCE
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -220,7 +230,9 @@ def litellm(folder: Path, config: Mapping[str, Any], workers: int = 1) -> LiteLL
         "DO_NOT_TRACK": "1",
     }
     if workers > 1:
-        arguments += ["--num_workers", str(workers)]
+        # by itself it ends a worker that has not answered for five seconds, as none does that has yet to import LiteLLM
+        # on a machine that is slow; and so the next, for ever
+        arguments += ["--num_workers", str(workers), "--timeout_worker_healthcheck", "120"]
         shared = folder / f"multiproc-{port}"
         shared.mkdir()
         environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
@@ -246,19 +258,17 @@ class Exporter(Server):
         page = self.page() if page is None else page
         return sum(value for (sample, have), value in page.items() if sample == name and wanted <= have)
 
-    async def until(self, name: str, value: float, seconds: float = 30.0, **labels: str) -> None:
+    async def until(self, name: str, value: float, **labels: str) -> None:
         """Wait until the sum is this value."""
-        await self._until(lambda found: abs(found - value) < 1e-9 * max(1.0, value), f"{value}", name, seconds, labels)
+        await self._until(lambda found: abs(found - value) < 1e-9 * max(1.0, value), f"{value}", name, labels)
 
-    async def until_above(self, name: str, value: float, seconds: float = 30.0, **labels: str) -> None:
+    async def until_above(self, name: str, value: float, **labels: str) -> None:
         """Wait until the sum is more than this value."""
-        await self._until(lambda found: found > value, f"above {value}", name, seconds, labels)
+        await self._until(lambda found: found > value, f"above {value}", name, labels)
 
-    async def _until(
-        self, right: Callable[[float], bool], what: str, name: str, seconds: float, labels: dict[str, str]
-    ) -> None:
+    async def _until(self, right: Callable[[float], bool], what: str, name: str, labels: dict[str, str]) -> None:
         found = float("nan")
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             found = await asyncio.to_thread(self.sum, name, None, **labels)
             if right(found):
@@ -283,7 +293,7 @@ class Prometheus(Server):
     def start(self) -> None:
         """Start, and wait until the target has been scraped: Prometheus takes seconds to begin."""
         super().start()
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while set(self.query("up").values()) != {1.0}:
             assert time.monotonic() < until, f"Prometheus does not scrape:\n{self.tail()}"
             time.sleep(0.2)

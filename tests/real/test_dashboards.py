@@ -50,7 +50,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, demo: stack.Exporter) -
 def yesterday(demo: stack.Exporter, server: stack.Prometheus) -> None:
     """Give Prometheus what the dashboards ask about the day before: what is now, and had grown meanwhile."""
     names = {each.name for question in asked() if "offset 1d" in question.expr for each in selectors(question.asked)}
-    until = time.monotonic() + 30
+    until = time.monotonic() + stack.PATIENCE
     page = demo.page()
     while names - {name for name, _ in page}:
         assert time.monotonic() < until
@@ -98,5 +98,11 @@ def test_replicas_of_an_exporter_count_once_and_exporters_of_two_machines_each(
     demo: stack.Exporter, prometheus: stack.Prometheus
 ) -> None:
     instances = {question.place: question for question in asked()}["llm-dynamo: Instances (A)"]
-    registered = [value for (name, _), value in demo.page().items() if name == "llm_dynamo_endpoint_instances"]
-    assert list(prometheus.query(instances.asked).values()) == [2 * sum(registered)]
+
+    def registered() -> float:
+        return sum(value for (name, _), value in demo.page().items() if name == "llm_dynamo_endpoint_instances")
+
+    until = time.monotonic() + stack.PATIENCE
+    while (told := [*prometheus.query(instances.asked).values()]) != [2 * registered()] or not told[0]:
+        assert time.monotonic() < until, told  # a scrape is behind the page for a moment
+        time.sleep(0.5)

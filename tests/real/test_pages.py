@@ -51,7 +51,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, demo: stack.Exporter) -> 
         server = stack.exporter(folder, "", "--config", str(folder / "llm.yaml"))
         server.ready = "/-/healthy"
         with stack.running(server):
-            until = time.monotonic() + 30
+            until = time.monotonic() + stack.PATIENCE
             while len(states(server)) < len(targets) - 1:
                 assert time.monotonic() < until, server.tail()
                 time.sleep(0.1)

@@ -57,7 +57,7 @@ def copied(systemd: Systemd, name: str) -> Path:
 
 @contextmanager
 def installed(systemd: Systemd, port: int, config: str, *more: str) -> Iterator[Exporter]:
-    """The unit as it is deployed, but for where Python and the exporter lie, and for a shorter watchdog."""
+    """The unit as it is deployed, but for where Python and the exporter lie; `more` stands in [Service], too."""
     (systemd.folder / "key").write_text(SECRET)
     file = systemd.folder / "llm-exporter.yaml"
     file.write_text(config)
@@ -75,7 +75,6 @@ def installed(systemd: Systemd, port: int, config: str, *more: str) -> Iterator[
                 "ProtectHome=tmpfs",
                 f"BindReadOnlyPaths={seen} {systemd.folder}",
                 f"LoadCredential=litellm-key:{systemd.folder / 'key'}",
-                "WatchdogSec=3",
                 "RestartSec=200ms",
                 *more,
             ]
@@ -93,8 +92,8 @@ def log(systemd: Systemd) -> str:
     return systemd.run("journalctl", "-u", UNIT, "--no-pager", "-o", "cat")
 
 
-def until(systemd: Systemd, seconds: float, holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + seconds
+def until(systemd: Systemd, holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + stack.PATIENCE
     while not holds():
         assert time.monotonic() < end, log(systemd)
         time.sleep(0.1)
@@ -113,17 +112,17 @@ def test_it_is_ready_only_when_its_targets_have_been_read_and_reads_its_credenti
     slow, port = Slow(), stack.free_port()
     with installed(systemd, port, config_of(slow.port)) as exporter:
         systemd.systemctl("start", "--no-block", UNIT)
-        until(systemd, 30, lambda: bool(slow.asked))
+        until(systemd, lambda: bool(slow.asked))
         time.sleep(1)
         assert systemd.show(UNIT, "ActiveState") == "activating"
         assert systemd.show(UNIT, "StatusText") == "0 of 1 targets are up"
         assert not exporter.text("/metrics").count("llm_target_up"), "it serves, but is not ready"
         slow.answer.set()
-        until(systemd, 10, lambda: systemd.show(UNIT, "ActiveState") == "active")
+        until(systemd, lambda: systemd.show(UNIT, "ActiveState") == "active")
         assert f"Bearer {SECRET}" in slow.asked[0]
         assert exporter.text("/-/ready").startswith("llm-exporter is ready")
         assert exporter.sum("llm_probe_up") == 1.0
-        until(systemd, 10, lambda: systemd.show(UNIT, "StatusText") == "1 of 1 targets are up")
+        until(systemd, lambda: systemd.show(UNIT, "StatusText") == "1 of 1 targets are up")
         assert SECRET not in log(systemd)
 
 
@@ -135,12 +134,12 @@ def test_a_reload_is_over_when_what_is_new_has_been_read(systemd: Systemd) -> No
         before = systemd.show(UNIT, "MainPID")
         (systemd.folder / "llm-exporter.yaml").write_text(config_of(old.port, new.port))
         systemd.systemctl("reload", "--no-block", UNIT)
-        until(systemd, 10, lambda: systemd.show(UNIT, "ActiveState") == "reloading")
-        until(systemd, 10, lambda: bool(new.asked))
+        until(systemd, lambda: systemd.show(UNIT, "ActiveState") == "reloading")
+        until(systemd, lambda: bool(new.asked))
         time.sleep(0.5)
         assert systemd.show(UNIT, "ActiveState") == "reloading"
         new.answer.set()
-        until(systemd, 10, lambda: systemd.show(UNIT, "ActiveState") == "active")
+        until(systemd, lambda: systemd.show(UNIT, "ActiveState") == "active")
         assert exporter.sum("llm_probe_up") == 2.0
         assert systemd.show(UNIT, "MainPID") == before
 
@@ -148,14 +147,14 @@ def test_a_reload_is_over_when_what_is_new_has_been_read(systemd: Systemd) -> No
 def test_a_process_that_hangs_is_ended_and_started_again(systemd: Systemd) -> None:
     slow, port = Slow(), stack.free_port()
     slow.answer.set()
-    with installed(systemd, port, config_of(slow.port)) as exporter:
+    with installed(systemd, port, config_of(slow.port), "WatchdogSec=4") as exporter:
         systemd.systemctl("start", UNIT)
-        time.sleep(4)
+        time.sleep(5)
         before = systemd.show(UNIT, "MainPID")
         assert systemd.show(UNIT, "NRestarts") == "0", "for longer than the watchdog waits, it was heard"
         systemd.run("kill", "-STOP", before)
-        until(systemd, 20, lambda: systemd.show(UNIT, "NRestarts") == "1")
-        until(systemd, 20, lambda: systemd.show(UNIT, "ActiveState") == "active")
+        until(systemd, lambda: systemd.show(UNIT, "NRestarts") == "1")
+        until(systemd, lambda: systemd.show(UNIT, "ActiveState") == "active")
         assert systemd.show(UNIT, "MainPID") not in (before, "0")
         assert "Watchdog timeout" in log(systemd)
         assert exporter.sum("llm_probe_up") == 1.0
@@ -188,7 +187,7 @@ def test_it_takes_the_socket_that_systemd_gives_it(systemd: Systemd) -> None:
         scraped = Exporter([], port, systemd.folder / "none.log")
         assert "llm_exporter_build_info" in scraped.text("/metrics"), "the scrape that starts it waits for its answer"
         assert systemd.show(UNIT, "ActiveState") in ("activating", "active")
-        until(systemd, 20, lambda: systemd.show(UNIT, "ActiveState") == "active")
+        until(systemd, lambda: systemd.show(UNIT, "ActiveState") == "active")
         assert not Exporter([], other, systemd.folder / "none.log").answers(), "its own `listen` does not count"
         systemd.systemctl("restart", UNIT)
         assert "llm_probe_up" in scraped.text("/metrics")
@@ -202,8 +201,8 @@ def test_confined_it_reads_units_and_the_journal(systemd: Systemd) -> None:
     targets = f"targets: [{{source: systemd, units: [vllm, {UNIT}]}}, {{source: journal, units: [vllm]}}]\n"
     with installed(systemd, port, f"interval: 500ms\n{targets}") as exporter:
         systemd.systemctl("start", UNIT)
-        until(systemd, 10, lambda: exporter.sum("llm_unit_state", state="active") == 2.0)
-        until(systemd, 10, lambda: exporter.sum("llm_log_entries_total", unit="vllm.service", priority="info") > 5.0)
+        until(systemd, lambda: exporter.sum("llm_unit_state", state="active") == 2.0)
+        until(systemd, lambda: exporter.sum("llm_log_entries_total", unit="vllm.service", priority="info") > 5.0)
         assert "may not read" not in exporter.text("/")
         memory = exporter.sum("llm_unit_memory_bytes", unit=UNIT)
         assert 1e7 < memory < 256e6, "what it costs itself is told as any unit's"
@@ -211,7 +210,7 @@ def test_confined_it_reads_units_and_the_journal(systemd: Systemd) -> None:
         systemd, port, f"interval: 500ms\n{targets}", "User=nobody", "Group=nogroup", "SupplementaryGroups="
     ):
         systemd.systemctl("start", UNIT)
-        until(systemd, 10, lambda: exporter.sum("llm_unit_state", state="active") == 2.0)
+        until(systemd, lambda: exporter.sum("llm_unit_state", state="active") == 2.0)
         assert "usermod -aG systemd-journal" in exporter.text("/"), "what is missing is said"
     systemd.systemctl("stop", "vllm")
 

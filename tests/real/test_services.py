@@ -83,24 +83,25 @@ async def test_an_http_service_goes_and_comes_back(tmp_path: Path) -> None:
     (tmp_path / "www" / "health").write_text("all is well\n")
     target = {"source": "http", "name": "web", "url": f"{service.url}/health", "text": "well"}
     with running(service):
+        began = time.time()
         async with watching(tmp_path, target) as exporter:
-            await exporter.until("llm_probe_up", 1.0, 5, target="web")
+            await exporter.until("llm_probe_up", 1.0, target="web")
             since = exporter.sum("llm_probe_up_since_timestamp_seconds")
-            assert since == pytest.approx(time.time(), abs=6)
-            assert 0 < exporter.sum("llm_probe_duration_seconds") < 1
+            assert began <= since <= time.time()
+            assert 0 < exporter.sum("llm_probe_duration_seconds") <= 2.5, "it may take two seconds"
             (tmp_path / "www" / "health").write_text("all is lost\n")
-            await exporter.until("llm_probe_up", 0.0, 5, target="web")
+            await exporter.until("llm_probe_up", 0.0, target="web")
             assert "without the text that is expected" in exporter.text("/")
             (tmp_path / "www" / "health").write_text("all is well\n")
-            await exporter.until("llm_probe_up", 1.0, 5, target="web")
+            await exporter.until("llm_probe_up", 1.0, target="web")
             assert exporter.sum("llm_probe_up_since_timestamp_seconds") > since
             service.stop()
-            await exporter.until("llm_probe_up", 0.0, 5, target="web")
+            await exporter.until("llm_probe_up", 0.0, target="web")
             page = exporter.page()
             assert exporter.sum("llm_target_up", page, target="web") == 1.0, "it could be asked: there is no one there"
             assert not [name for name, _ in page if name.startswith("llm_probe_up_since")]
             service.start()
-            await exporter.until("llm_probe_up", 1.0, 5, target="web")
+            await exporter.until("llm_probe_up", 1.0, target="web")
 
 
 async def test_a_tcp_service_is_up_for_as_long_as_it_takes_connections(tmp_path: Path) -> None:
@@ -108,9 +109,9 @@ async def test_a_tcp_service_is_up_for_as_long_as_it_takes_connections(tmp_path:
     target = {"source": "http", "name": "cache", "host": "127.0.0.1", "port": service.port}
     with running(service):
         async with watching(tmp_path, target) as exporter:
-            await exporter.until("llm_probe_up", 1.0, 5, probe="tcp")
+            await exporter.until("llm_probe_up", 1.0, probe="tcp")
             service.stop()
-            await exporter.until("llm_probe_up", 0.0, 5, probe="tcp")
+            await exporter.until("llm_probe_up", 0.0, probe="tcp")
 
 
 async def test_an_expired_certificate_is_refused_and_its_day_is_told(tmp_path: Path, certificates: Path) -> None:
@@ -124,7 +125,7 @@ async def test_an_expired_certificate_is_refused_and_its_day_is_told(tmp_path: P
     targets.append({"source": "http", "name": "stranger", "url": targets[0]["url"]})
     with running(*servers.values()):
         async with watching(tmp_path, *targets) as exporter:
-            await exporter.until("llm_probe_up", 1.0, 10, target="good")
+            await exporter.until("llm_probe_up", 1.0, target="good")
             page = exporter.page()
             up = {target["name"]: exporter.sum("llm_probe_up", page, target=target["name"]) for target in targets}
             assert up == {"good": 1.0, "expired": 0.0, "bare": 0.0, "stranger": 0.0}
@@ -153,30 +154,30 @@ async def test_redis_s_own_numbers_are_ours(tmp_path: Path) -> None:
             cli(server, "-n", "3", "set", "b", "1")
             for key in ("a", "a", "a", "nothing", "nothing"):
                 cli(server, "get", key)
-            await exporter.until("llm_redis_hits_total", 3.0, 5)
+            await exporter.until("llm_redis_misses_total", 2.0)
+            await exporter.until("llm_redis_clients", 1.0)  # the exporter's own
             page = exporter.page()
             assert exporter.sum("llm_redis_up", page) == 1.0
-            assert exporter.sum("llm_redis_misses_total", page) == 2.0
+            assert exporter.sum("llm_redis_hits_total", page) == 3.0
             assert exporter.sum("llm_redis_keys", page, db="0") == 1.0
             assert exporter.sum("llm_redis_keys", page, db="3") == 1.0
             assert exporter.sum("llm_redis_memory_limit_bytes", page) == 4 << 20
             assert 500_000 < exporter.sum("llm_redis_memory_used_bytes", page) < 4 << 20
-            assert exporter.sum("llm_redis_clients", page) == 1.0, "the exporter's own"
             cli(server, "eval", "for i = 1, 8000 do redis.call('set', 'k' .. i, string.rep('x', 1000)) end", "0")
+            await exporter.until_above("llm_redis_evictions_total", 1000.0)
             before, evicted = 0.0, 1.0
             while evicted != before:  # what is too much is evicted a piece at a time
                 await asyncio.sleep(1.0)
                 before, evicted = evicted, stat(server, "evicted_keys")
-            assert evicted > 1000
-            await exporter.until("llm_redis_evictions_total", evicted, 5)
+            await exporter.until("llm_redis_evictions_total", evicted)
             server.stop()
-            await exporter.until("llm_redis_up", 0.0, 5)
+            await exporter.until("llm_redis_up", 0.0)
             assert "nothing listens" in exporter.text("/")
             server.start()
-            await exporter.until("llm_redis_up", 1.0, 5)
+            await exporter.until("llm_redis_up", 1.0)
             cli(server, "set", "a", "1")
             cli(server, "get", "a")
-            await exporter.until("llm_redis_hits_total", 4.0, 5)
+            await exporter.until("llm_redis_hits_total", 4.0)
 
 
 async def test_redis_over_tls_by_a_user_that_may_ask_for_info_alone(tmp_path: Path, certificates: Path) -> None:
@@ -194,7 +195,7 @@ async def test_redis_over_tls_by_a_user_that_may_ask_for_info_alone(tmp_path: Pa
             {**common, "name": "stranger", "password": f"{SECRET}2"},
         )
         async with watching(tmp_path, *targets) as exporter:
-            await exporter.until("llm_redis_up", 1.0, 5, target="good")
+            await exporter.until("llm_redis_up", 1.0, target="good")
             page = exporter.page()
             assert exporter.sum("llm_target_read_failures_total", page, target="wrong", reason="auth") >= 1.0
             assert exporter.sum("llm_target_read_failures_total", page, target="stranger", reason="connect") >= 1.0

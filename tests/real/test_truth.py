@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,8 +29,9 @@ async def stacked(
         await asyncio.to_thread(server.start)
         await drive(server.url, "good", 2)
         await asyncio.to_thread(exporter.start)
-        await exporter.until("llm_requests_total", 2, 60.0, model="good")
+        await exporter.until("llm_requests_total", 2, model="good")
         await asyncio.to_thread(prometheus.start)
+        await scraped(prometheus, 2)
         await asyncio.sleep(5.0)
         yield server, exporter, prometheus
     finally:
@@ -38,10 +40,23 @@ async def stacked(
                 process.stop()
 
 
-async def agrees(prometheus: Prometheus, requests: int, tokens: int) -> None:
-    """Both the raw samples by the reset rule, exactly, and increase(), within 5 %, say what happened."""
-    await asyncio.sleep(5.0)
-    for selector, true in ((REQUESTS, requests), (TOKENS, tokens)):
+async def scraped(prometheus: Prometheus, requests: int) -> None:
+    """Wait until Prometheus has what the exporter shows: so many requests, and ten tokens for each."""
+    end = time.monotonic() + stack.PATIENCE
+    for selector, value in ((REQUESTS, requests), (TOKENS, 10 * requests)):
+        while [value] != [*(found := await asyncio.to_thread(prometheus.query, selector)).values()]:
+            assert time.monotonic() < end, (selector, value, found)
+            await asyncio.sleep(0.2)
+
+
+async def agrees(prometheus: Prometheus, requests: int, shown: int) -> None:
+    """Both the raw samples by the reset rule, exactly, and increase(), within 5 %, say what happened.
+
+    So many `requests` since the first scrape, of which the exporter shows those `shown`.
+    """
+    await scraped(prometheus, shown)
+    await asyncio.sleep(5.0)  # increase() adds a part of a second to the time that it has seen: that must be small
+    for selector, true in ((REQUESTS, requests), (TOKENS, 10 * requests)):
         raw = await asyncio.to_thread(prometheus.raw, selector)
         assert len(raw) == 1, raw
         values = next(iter(raw.values()))
@@ -53,29 +68,29 @@ async def agrees(prometheus: Prometheus, requests: int, tokens: int) -> None:
 async def test_over_a_restart_of_litellm(tmp_path: Path, providers: Server, redis: Server) -> None:
     async with stacked(tmp_path, providers, redis) as (server, exporter, prometheus):
         await drive(server.url, "good", 5)
-        await exporter.until("llm_requests_total", 7, 60.0, model="good")
-        await asyncio.sleep(2.0)
+        await exporter.until("llm_requests_total", 7, model="good")
+        await scraped(prometheus, 7)
         server.stop()
         await asyncio.to_thread(server.start)
         await drive(server.url, "good", 11)  # more than before: a restart already overtaken
-        await exporter.until("llm_requests_total", 18, 90.0, model="good")
-        await agrees(prometheus, 16, 160)
+        await exporter.until("llm_requests_total", 18, model="good")
+        await agrees(prometheus, 16, 18)
 
 
 async def test_over_a_restart_of_the_exporter_with_its_state(tmp_path: Path, providers: Server, redis: Server) -> None:
     async with stacked(tmp_path, providers, redis) as (server, exporter, prometheus):
         await drive(server.url, "good", 5)
-        await exporter.until("llm_requests_total", 7, 60.0, model="good")
-        await asyncio.sleep(2.0)
+        await exporter.until("llm_requests_total", 7, model="good")
+        await scraped(prometheus, 7)
         assert exporter.stop() == 0
         await drive(server.url, "good", 4)  # while nobody looks
         await asyncio.to_thread(exporter.start)
-        await exporter.until("llm_requests_total", 11, 60.0, model="good")
+        await exporter.until("llm_requests_total", 11, model="good")
         exporter.stop(signal.SIGKILL)
         await drive(server.url, "good", 3)
         await asyncio.to_thread(exporter.start)
-        await exporter.until("llm_requests_total", 14, 60.0, model="good")
-        await agrees(prometheus, 12, 120)
+        await exporter.until("llm_requests_total", 14, model="good")
+        await agrees(prometheus, 12, 14)
 
 
 async def test_over_a_restart_of_the_exporter_and_of_litellm_at_once(
@@ -83,15 +98,15 @@ async def test_over_a_restart_of_the_exporter_and_of_litellm_at_once(
 ) -> None:
     async with stacked(tmp_path, providers, redis) as (server, exporter, prometheus):
         await drive(server.url, "good", 5)
-        await exporter.until("llm_requests_total", 7, 60.0, model="good")
-        await asyncio.sleep(2.0)
+        await exporter.until("llm_requests_total", 7, model="good")
+        await scraped(prometheus, 7)
         assert exporter.stop() == 0
         server.stop()
         await asyncio.to_thread(server.start)
         await drive(server.url, "good", 9)
         await asyncio.to_thread(exporter.start)
-        await exporter.until("llm_requests_total", 16, 90.0, model="good")
-        await agrees(prometheus, 14, 140)
+        await exporter.until("llm_requests_total", 16, model="good")
+        await agrees(prometheus, 14, 16)
 
 
 async def test_over_a_restart_of_the_exporter_that_lost_its_state(
@@ -99,39 +114,38 @@ async def test_over_a_restart_of_the_exporter_that_lost_its_state(
 ) -> None:
     async with stacked(tmp_path, providers, redis) as (server, exporter, prometheus):
         await drive(server.url, "good", 5)
-        await exporter.until("llm_requests_total", 7, 60.0, model="good")
-        await asyncio.sleep(2.0)
+        await exporter.until("llm_requests_total", 7, model="good")
+        await scraped(prometheus, 7)
         exporter.stop()
         (tmp_path / "state" / "litellm.json").write_text("{damaged")
         await asyncio.to_thread(exporter.start)
-        await exporter.until("llm_requests_total", 0, 60.0, model="good")
-        await asyncio.sleep(2.0)
+        await exporter.until("llm_requests_total", 0, model="good")
+        await scraped(prometheus, 0)
         await drive(server.url, "good", 6)
-        await exporter.until("llm_requests_total", 6, 60.0, model="good")
-        await agrees(prometheus, 11, 110)
+        await exporter.until("llm_requests_total", 6, model="good")
+        await agrees(prometheus, 11, 6)
 
 
 async def test_two_workers_and_the_end_of_one(tmp_path: Path, providers: Server, redis: Server) -> None:
     async with stacked(tmp_path, providers, redis, workers=2) as (server, exporter, prometheus):
         await drive(server.url, "good", 12)
-        await exporter.until("llm_requests_total", 14, 60.0, model="good")
+        await exporter.until("llm_requests_total", 14, model="good")
         workers = server.workers()
         assert len(workers) == 2
         stack.os.kill(workers[0], signal.SIGKILL)
-        await asyncio.sleep(3.0)
-        for _ in range(30):  # the worker is started again
-            if len(server.workers()) == 2:
-                break
-            await asyncio.sleep(1.0)
+        end = time.monotonic() + stack.PATIENCE
+        while workers[0] in (now := server.workers()) or len(now) < 2:  # the worker is started again
+            assert time.monotonic() < end, now
+            await asyncio.sleep(0.5)
         await drive(server.url, "good", 8)
-        await exporter.until("llm_requests_total", 22, 90.0, model="good")
-        await agrees(prometheus, 20, 200)
+        await exporter.until("llm_requests_total", 22, model="good")
+        await agrees(prometheus, 20, 22)
         assert exporter.sum("llm_requests_running") == 0.0
         server.stop()  # the whole, which has no start time to tell it
         await asyncio.to_thread(server.start)
         await drive(server.url, "good", 9)
-        await exporter.until("llm_requests_total", 31, 90.0, model="good")
-        await agrees(prometheus, 29, 290)
+        await exporter.until("llm_requests_total", 31, model="good")
+        await agrees(prometheus, 29, 31)
 
 
 @pytest.mark.parametrize("openmetrics", [True, False], ids=["openmetrics", "text"])
@@ -156,15 +170,17 @@ async def test_under_labels_as_kubernetes_gives_nothing_becomes_exported(
         await drive(proxy.url, "good", 1)
         await exporter.until("llm_requests_total", before + 1)
         await asyncio.to_thread(prometheus.start)
-        await asyncio.sleep(2.0)
-        up = await asyncio.to_thread(prometheus.query, 'up{job="llm"}')
-        assert list(up.values()) == [1.0], prometheus.tail()
-        stored = await asyncio.to_thread(prometheus.query, '{job="llm"}')
+        end = time.monotonic() + stack.PATIENCE
+        while True:  # what is worked out every 15 s may appear between a scrape and a look
+            stored = await asyncio.to_thread(prometheus.query, '{job="llm"}')
+            shown = {name for name, _ in await asyncio.to_thread(exporter.page)}
+            names = {dict(labels)["__name__"] for labels in stored} - {"up"}
+            if shown == {name for name in names if not name.startswith("scrape_")}:
+                break
+            assert time.monotonic() < end, (shown ^ names, prometheus.tail())
+            await asyncio.sleep(0.5)
         assert len(stored) > 100
         assert not [labels for labels in stored for name, _ in labels if name.startswith("exported_")]
-        shown = await asyncio.to_thread(exporter.page)
-        names = {dict(labels)["__name__"] for labels in stored} - {"up"}
-        assert {name for name, _ in shown} == {name for name in names if not name.startswith("scrape_")}
     finally:
         prometheus.stop()
         await runner.cleanup()

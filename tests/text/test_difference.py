@@ -180,7 +180,7 @@ def bodies(draw: st.DrawFn) -> bytes:
     return "".join(line + end for line in lines).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(bodies(), min_size=1, max_size=5), st.integers(1, 50))
 def test_any_bodies_in_any_chunks_read_as_the_strict_parser_reads_them(several: list[bytes], chunk: int) -> None:
     reader = Reader()

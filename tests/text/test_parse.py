@@ -12,7 +12,7 @@ from math import inf, isnan, nan
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -523,7 +523,6 @@ def check_read_back(lines: list[Written], plain: bool, openmetrics: bool, chance
 
 @FORMATS
 @given(lines=written(NAMES, LABEL_NAMES), chance=st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_what_is_written_with_plain_names_is_read_back(
     openmetrics: bool, lines: list[Written], chance: random.Random
 ) -> None:
@@ -532,7 +531,6 @@ def test_what_is_written_with_plain_names_is_read_back(
 
 @FORMATS
 @given(lines=written(NASTY, NASTY.filter(bool)), chance=st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_what_is_written_with_quoted_names_is_read_back(
     openmetrics: bool, lines: list[Written], chance: random.Random
 ) -> None:
@@ -556,13 +554,11 @@ def check_agreement(body: str, openmetrics: bool) -> None:
 
 
 @given(lines=written(NAMES, LABEL_NAMES), timestamp=st.sampled_from(["", " 1700000000123"]))
-@settings(deadline=None)
 def test_prometheus_client_agrees_about_text(lines: list[Written], timestamp: str) -> None:
     check_agreement("".join(f"{plainly(one)}{timestamp}\n" for one in lines), openmetrics=False)
 
 
 @given(lines=written(LABEL_NAMES, LABEL_NAMES), timestamp=st.sampled_from(["", " 1700000000.123"]))
-@settings(deadline=None)
 def test_prometheus_client_agrees_about_openmetrics(lines: list[Written], timestamp: str) -> None:
     counters = [Written(f"c{at}_total", one.labels, float(at)) for at, one in enumerate(lines)]
     gauges = [Written(f"g{at}_{one.name}", one.labels, one.value) for at, one in enumerate(lines)]

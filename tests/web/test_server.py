@@ -2,9 +2,10 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import itertools
 import logging
 import socket
-import time
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -88,7 +89,7 @@ async def raw(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(LOCAL, port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -183,7 +184,7 @@ async def test_http_1_0_gets_a_whole_page_and_the_end_of_the_connection(start: S
     assert body == view.pages[Format.TEXT]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=60).map(lambda value: bytes(byte for byte in value if byte >= 32 and byte != 127)))
 def test_no_accept_header_breaks_the_page(garbage: bytes) -> None:
     async def scrape() -> bytes:
@@ -206,25 +207,25 @@ async def test_an_accept_header_over_several_lines_is_one_list(start: Started) -
 async def test_of_fifty_scrapes_at_once_forty_are_served_and_the_rest_are_told_to_come_again(
     start: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(page: bytes, _level: int, *, mtime: int) -> bytes:
-        time.sleep(0.5)
+    def held(page: bytes, _level: int, *, mtime: int) -> bytes:
+        go.wait(60)
         return zipped(page, 1, mtime=mtime)
 
-    zipped = gzip.compress
-    monkeypatch.setattr(gzip, "compress", slow)
+    go, zipped = threading.Event(), gzip.compress
+    monkeypatch.setattr(gzip, "compress", held)
     port = await start(Fake())
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept-Encoding: gzip\r\n\r\n"
-    answers = await asyncio.gather(*(raw(port, request) for _ in range(50)))
-    assert sum(b" 200 OK" in answer for answer in answers) == 40
-    refused = [answer for answer in answers if b" 503 " in answer]
-    assert len(refused) == 10
-    assert all(b"Retry-After: 1\r\n" in answer for answer in refused)
+    asking = [asyncio.create_task(raw(port, request)) for _ in range(50)]
+    refused = [await answer for answer in itertools.islice(asyncio.as_completed(asking), 10)]
+    go.set()
+    assert all(b" 503 " in answer and b"Retry-After: 1\r\n" in answer for answer in refused)
+    assert sum(b" 200 OK" in answer for answer in await asyncio.gather(*asking)) == 40
     assert b" 200 OK" in await raw(port, request)
 
 
 async def test_who_does_not_read_is_cut_off_and_makes_room(start: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SCRAPES", 2)
-    monkeypatch.setattr(server, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(server, "SEND_SECONDS", 2.0)
     view = Fake(pages={Format.TEXT: b"x" * 20_000_000})
     port = await start(view)
     deaf = []
@@ -234,12 +235,13 @@ async def test_who_does_not_read_is_cut_off_and_makes_room(start: Started, monke
         sock.connect((LOCAL, port))
         sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         deaf.append(sock)
-    await asyncio.sleep(0.2)
-    assert b" 503 " in await raw(port, b"GET /metrics HTTP/1.0\r\n\r\n")
-    assert b" 200 OK" in await raw(port, b"GET /-/healthy HTTP/1.0\r\n\r\n")
-    await asyncio.sleep(0.8)
-    view.pages[Format.TEXT] = b"small 1.0\n"
-    assert b"small 1.0" in await raw(port, b"GET /metrics HTTP/1.0\r\n\r\n")
+    async with asyncio.timeout(60):
+        while b" 503 " not in await raw(port, b"GET /metrics HTTP/1.0\r\n\r\n"):
+            pass
+        assert b" 200 OK" in await raw(port, b"GET /-/healthy HTTP/1.0\r\n\r\n")
+        view.pages[Format.TEXT] = b"small 1.0\n"
+        while b"small 1.0" not in await raw(port, b"GET /metrics HTTP/1.0\r\n\r\n"):
+            pass
     for sock in deaf:
         sock.close()
 
@@ -294,9 +296,7 @@ async def test_reload_answers_with_the_problems_where_it_fails(start: Started, c
 
 async def test_a_large_body_is_not_waited_for(start: Started) -> None:
     request = b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n"
-    began = time.monotonic()
-    assert b" 403 " in await raw(await start(Fake()), request)
-    assert time.monotonic() - began < 5
+    assert b" 403 " in await raw(await start(Fake()), request)  # and the connection ends
 
 
 async def test_a_path_that_is_not_there_names_those_that_are(start: Started, client: aiohttp.ClientSession) -> None:

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from scripted import Driver
 
+from exporter.sources.gpu import process
+
 HERE = Path(__file__).parent / "nvml"
 
 
@@ -29,7 +31,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """Eight GPUs that are well, for every process that is started from here on."""
+    """Eight GPUs that are well, for every process that is started from here on; slow machines are given time."""
+    monkeypatch.setattr(process, "START", 60.0)
+    monkeypatch.setattr(process, "PATIENCE", 60.0)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
     monkeypatch.setenv("FAKE_NVML_CONF", str(tmp_path / "nvml.conf"))
     made = Driver(tmp_path / "nvml.conf")

@@ -61,8 +61,8 @@ class Read:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what comes by itself, within 10 s."""
-    async with asyncio.timeout(10):
+    """Wait for what comes by itself, within a minute."""
+    async with asyncio.timeout(60):
         while True:
             if await condition():
                 return
@@ -316,10 +316,10 @@ async def test_a_gpu_that_is_lost_from_the_start_is_down_and_its_return_is_seen(
 async def test_a_gpu_that_hangs_costs_its_own_series_and_delays_the_others_once(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "PATIENCE", 0.3)
+    monkeypatch.setattr(process, "PATIENCE", 1.5)
     async with watching() as read:
         before = await read()
-        await driver.say("gpu.5.hang.nvmlDeviceGetUtilizationRates = 3", "gpu.6.power_mw = 1000")
+        await driver.say("gpu.5.hang.nvmlDeviceGetUtilizationRates = 6", "gpu.6.power_mw = 1000")
         asked = read.asker._asked
         hung = await read()
         assert values(hung, "llm_gpu_up") == {**WELL, "5": 0.0}
@@ -345,7 +345,7 @@ async def test_a_gpu_that_hangs_costs_its_own_series_and_delays_the_others_once(
 async def test_a_gpu_that_hangs_from_the_start_is_down_and_the_others_are_found(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "START", 0.5)
+    monkeypatch.setattr(process, "START", 3.0)
     await driver.say("gpu.5.hang.nvmlDeviceGetHandleByIndex_v2 = 30")
     async with watching() as read:
         assert await read.values("llm_gpu_up") == {**WELL, "5": 0.0}
@@ -354,7 +354,7 @@ async def test_a_gpu_that_hangs_from_the_start_is_down_and_the_others_are_found(
 async def test_when_every_gpu_hangs_each_is_down_and_the_target_answers(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "PATIENCE", 0.3)
+    monkeypatch.setattr(process, "PATIENCE", 1.5)
     async with watching() as read:
         await read()
         pid = read.asker.pid
@@ -701,7 +701,7 @@ async def test_cards_of_amd_are_read_below_any_root(tmp_path: Path, accept: bool
 
 @pytest.mark.usefixtures("without_driver")
 async def test_a_card_of_amd_that_hangs_costs_its_own_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "START", 0.5)
+    monkeypatch.setattr(process, "START", 3.0)
     amdgpu(tmp_path, 0, **MI210)
     amdgpu(tmp_path, 1, gpu_busy_percent="5")
     busy = tmp_path / "devices/0000:01:00.0/gpu_busy_percent"

@@ -81,7 +81,10 @@ async def test_a_disk_that_hangs_holds_up_its_own_target_alone(monkeypatch: pyte
         assert "hangs" in second.error
         assert sum(thread.name == "host" for thread in threading.enumerate()) == 1, "no second one is sent after it"
         back.set()
-        await asyncio.sleep(0.1)
+        for thread in threading.enumerate():
+            if thread.name == "host":
+                await asyncio.to_thread(thread.join)
+        watch._timeout = 60.0
         assert (await watch.read()).ok
 
 
@@ -187,10 +190,9 @@ def busy(script: Path) -> Iterator[float]:
     """A process that has used CPU, and waits; gives the seconds used."""
     with subprocess.Popen([script], stdin=subprocess.PIPE) as started:
         try:
-            before = -1.0
-            while before != (used := sum(psutil.Process(started.pid).cpu_times()[:2])) or not used:
-                before = used
-                time.sleep(0.3)
+            process = psutil.Process(started.pid)
+            while process.status() != psutil.STATUS_SLEEPING or not (used := sum(process.cpu_times()[:2])):
+                time.sleep(0.1)
             yield used
         finally:
             started.kill()

@@ -143,7 +143,7 @@ async def test_a_model_that_fails_costs_only_its_own_series() -> None:
     entries = [entry(name) for name in (*bad, "well", "hung")]
     async with pretending(**router(*entries, well=metrics(5), **bad)) as server:
         server.hang.add("/metrics?model=hung&autoload=false")
-        async with watch_of("llamacpp", server.url, timeout="1s") as watch:
+        async with watch_of("llamacpp", server.url, timeout="3s") as watch:
             reading = await watch.read()
     assert reading.reason in ("truncated", "malformed", "too_large", "status")
     assert "(model " in reading.error

@@ -65,7 +65,7 @@ async def double() -> AsyncIterator[Double]:
 @asynccontextmanager
 async def watching(server: str, **options: Any) -> AsyncIterator[Watch]:
     async with session() as client:
-        target = Server(**{"server": server, "name": "r", "timeout": "1s", **options})
+        target = Server(**{"server": server, "name": "r", "timeout": "1m", **options})
         yield assemble(Config(), target, client, Board(), None)
 
 
@@ -139,7 +139,7 @@ async def test_it_logs_in_where_there_is_a_login(double: Double, options: dict[s
     ],
 )
 async def test_an_answer_that_is_none_is_a_failure_with_its_reason(double: Double, raw: bytes, reason: str) -> None:
-    async with watching(double.server, timeout="300ms") as watch:
+    async with watching(double.server, timeout="2s" if reason == "timeout" else "1m") as watch:
         assert (await watch.read()).ok
         double.raw = raw
         reading = await watch.read()
