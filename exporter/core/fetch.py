@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from yarl import URL
 
 from exporter.core.errors import ReadError
-from exporter.core.http import SLICE, Pool, Take
+from exporter.core.http import SLICE, Pool, Take, taken
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -162,7 +162,7 @@ class Answer:
                     raise ReadError("malformed", f"{self.url} answers with broken {encoding}: {error}") from None
                 rest = unpack.unconsumed_tail or unpack.unused_data
                 if piece:
-                    take(piece)
+                    await taken(take, piece)
                 await asyncio.sleep(0)
         if not unpack.eof:
             raise ReadError("truncated", f"{self.url}: the compressed body was cut on its way")

@@ -16,8 +16,12 @@ from typing import cast
 
 from exporter.core.errors import ReadError
 
-Take = Callable[[bytes], None]
-"""Takes the next piece of a body; what it raises ends the answer."""
+Take = Callable[[bytes], bool | None]
+"""Takes the next piece of a body; what it raises ends the answer.
+
+Where it answers True it is called again, with nothing, once others had their turn, and until it does not: before that
+no more is received.
+"""
 
 HEAD = 64 << 10
 """Bytes of a head at most, and of trailers."""
@@ -43,6 +47,13 @@ _CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,16})(?:[ \t]*;" + _TEXT + rb"{0,2048}+
 """The end of what stands before (the head, or a chunk), and the size of the next chunk."""
 
 
+async def taken(take: Take, piece: bytes) -> None:
+    """Give a piece, and others their turn for as long as there is more to do with it."""
+    while take(piece):
+        piece = b""
+        await asyncio.sleep(0)
+
+
 class Connection(asyncio.Protocol):
     """One connection. `ask` waits for the head of an answer, `into` or `read` take its body."""
 
@@ -60,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self._over = True
         self._error: Exception | None = None
-        self._ready: list[bytes] = []  # pieces of the body that came before anybody took them
+        self._ready: list[bytes] = []  # pieces of the body that are not taken yet
         self._take: Take | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -84,14 +95,15 @@ class Connection(asyncio.Protocol):
     async def into(self, take: Take, most: int) -> None:
         """Give `take` each piece as it is received, until the body is whole. Raises ReadError, and what `take` does."""
         self._receive(most)
-        for piece in self._ready:
-            take(piece)
-        self._ready.clear()
         if not self._over:
             self._take = take
-            self._transport.resume_reading()
-        while not self._over:
-            await self._wait()
+        while self._ready or not self._over:
+            if not self._ready:
+                self._transport.resume_reading()
+                await self._wait()
+                continue
+            await taken(take, self._ready[0])
+            del self._ready[0]  # not before: what is received meanwhile stands behind it
         if self._error is not None:
             raise self._error
 
@@ -262,10 +274,11 @@ class Connection(asyncio.Protocol):
         raise self._no_http("bytes follow that belong to no answer")
 
     def _give(self, data: bytes) -> None:
-        if self._take is not None:
-            self._take(data)
-            return
-        if self._ready:
+        if self._take is not None and not self._ready:
+            if not self._take(data):
+                return
+            data = b""  # as it wants to be called again
+        if self._ready or self._take is not None:
             self._transport.pause_reading()
         self._ready.append(data)
         self._wake()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from exporter.core.errors import ReadError
-from exporter.core.http import unreachable
+from exporter.core.http import Take, taken, unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Response:
     content_encoding: str
     _content: aiohttp.StreamReader
 
-    async def into(self, take: Callable[[bytes], None], most: int) -> None:
+    async def into(self, take: Take, most: int) -> None:
         while chunk := await self.read():
             for start in range(0, len(chunk), most):
-                take(chunk[start : start + most])
+                await taken(take, chunk[start : start + most])
                 await asyncio.sleep(0)
 
     async def read(self) -> bytes:

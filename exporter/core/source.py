@@ -78,7 +78,9 @@ class Context:
         self.reader.begin()
         try:
             for start in range(0, len(said), TOLD):
-                self.reader.feed(b"".join(said[start : start + TOLD]))
+                more = self.reader.feed(b"".join(said[start : start + TOLD]))
+                while more:
+                    more = self.reader.feed(b"")
             self.reader.end()
         except BaseException:
             self.reader.abort()
@@ -94,13 +96,13 @@ class Context:
         tail = b""
         found = not sentinel
 
-        def look(piece: bytes) -> None:
+        def look(piece: bytes) -> bool:
             nonlocal tail, found
             if not found:
                 tail += piece
                 found = sentinel in tail
                 tail = tail[-len(sentinel) :]
-            self.reader.feed(piece)
+            return self.reader.feed(piece)
 
         try:
             # lines that are new cost most: they are taken in smaller pieces, so that others have their turn

@@ -55,7 +55,9 @@ def main() -> int:
         while left:
             piece = bodies.read1(min(left, CHUNK))
             left -= len(piece)
-            difference.feed(piece)
+            more = difference.feed(piece)
+            while more:
+                more = difference.feed(b"")
         difference.end()
         took = (time.process_time() - began) * 1000
         totals.samples(read)

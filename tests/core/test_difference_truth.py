@@ -9,6 +9,7 @@ import os
 from math import inf, nan
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from helpers import MAP
@@ -198,8 +199,11 @@ class Pair:
             body = body[: self.random.randrange(len(body))]
         chunk = self.random.choice((1, 7, 64, 500, 4096, 1 << 16)) if len(body) < 20_000 else 4096
         self.reader.begin(openmetrics=openmetrics)
-        for start in range(0, len(body), chunk):
-            self.reader.feed(body[start : start + chunk])
+        with patch("exporter.text.difference.TURN", self.random.choice((2, 5, 256))):
+            for start in range(0, len(body), chunk):
+                more = self.reader.feed(body[start : start + chunk])
+                while more and (cut or self.random.random() < 0.7):  # where no turn is given, nothing is lost
+                    more = self.reader.feed(b"")
         certain = False
         if cut:
             self.reader.abort()

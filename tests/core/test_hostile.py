@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from exporter.core.types import Reading
 from exporter.demo.certificate import served
 from exporter.sources.http import Service
 from exporter.sources.litellm import Proxy
+from exporter.text.difference import TURN, Difference
 from exporter.text.negotiate import Format
 from exporter.wiring import assemble
 
@@ -204,6 +206,34 @@ async def test_an_endless_body_ends_at_the_limit(way: str) -> None:
         watch.reader._limits = type(watch.reader._limits)(body=4 << 20, lines=50_000)  # type: ignore[misc]
         server.metrics = endless
         assert (await watch.read()).reason == "too_large"
+
+
+async def test_new_lines_without_end_leave_others_their_turn(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = most = 0
+
+    def counted(reader: Difference, *given: Any, **options: Any) -> int:
+        nonlocal taken
+        taken += 1
+        return take_line(reader, *given, **options)
+
+    async def note_the_most_between_two_turns() -> None:
+        nonlocal taken, most
+        while True:
+            most, taken = max(most, taken), 0
+            await asyncio.sleep(0)
+
+    take_line = Difference._take_line
+    monkeypatch.setattr(Difference, "_take_line", counted)
+    async with watched() as (server, watch, _):
+        for known in (False, True):
+            noting = asyncio.create_task(note_the_most_between_two_turns())
+            watch.reader._limits = type(watch.reader._limits)(body=1 << 18)  # type: ignore[misc]
+            server.metrics, good = endless, server.metrics
+            assert (await watch.read()).reason == "too_large"
+            noting.cancel()
+            assert 0 < most <= 2 * TURN, known  # a piece that ends, and the next one
+            server.metrics = good
+            assert (await watch.read()).ok
 
 
 async def test_many_targets_that_hang_keep_no_other_waiting(way: str) -> None:

@@ -239,6 +239,37 @@ async def test_a_connection_is_kept_over_endpoints_and_framings() -> None:
         assert asked == [b"GET /a HTTP/1.1", b"GET /b HTTP/1.1", b"GET /c?d=e HTTP/1.1", b"GET /probe HTTP/1.1"]
 
 
+@pytest.mark.parametrize("how", ["plain", "chunked", "tls", "gzip"])
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_who_takes_a_body_slowly_is_given_no_more_meanwhile_and_the_next_answer_is_whole(
+    how: str, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "tls":
+        monkeypatch.setattr(Client, "ask", by_aiohttp)
+    parts = [bytes([letter]) * 100_000 for letter in b"abc"]
+    whole, turns, given = b"".join(parts), 0, [b""]
+
+    def slowly(piece: bytes) -> bool:
+        nonlocal turns
+        if piece:
+            assert turns == 0, "the piece before is not taken yet"
+            given.append(piece)
+            turns = 3
+        turns -= 1
+        return turns > 0
+
+    answer = sized(gzip.compress(whole), b"Content-Encoding: gzip") if how == "gzip" else sized(whole)
+    if how == "chunked":
+        answer = chunked(*parts)
+    async with serving([answer[:150_000], pause, answer[150_000:]]) as (server, upstream):
+        for _ in range(3):
+            given.clear()
+            async with upstream.get("/metrics") as said:
+                await said.into(slowly)
+            assert (b"".join(given), turns) == (whole, 0)
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize("taken", ["whole", "in pieces"])
 async def test_a_connection_whose_answer_came_at_once_in_several_chunks_is_asked_again(taken: str) -> None:
     chunks = [bytes([letter]) * 8192 for letter in b"abc"]
